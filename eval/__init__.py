@@ -1,0 +1,1 @@
+"""Collections, runs, measures, significance and reports."""

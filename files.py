@@ -1,0 +1,80 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputExists
+
+__all__ = ["atomic_path", "cache_dir", "check_output", "fsync_dir", "read_json", "sha256_file", "write_json"]
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it over `path`, else remove it.
+
+    The temporary name keeps the suffixes of `path`, so that writers which look at them (numpy, gzip) do the same thing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        fsync_dir(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make a rename inside `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def check_output(path: str | Path, *, overwrite: bool) -> Path:
+    """Return `path` ready to be written; refuse an existing one unless `overwrite`.
+
+    Files are left in place (the atomic rename replaces them); folders are removed, since a writer would add to them.
+    """
+    path = Path(path)
+    if path.exists():
+        if not overwrite:
+            raise OutputExists(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+    return path
+
+
+def cache_dir() -> Path:
+    """Where derived files live: `$RTK_CACHE`, else `$XDG_CACHE_HOME/rtk`, else `~/.cache/rtk`."""
+    base = os.environ.get("RTK_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtk"

@@ -1,0 +1,1 @@
+"""Vectors or terms in, hits out: one layer over FAISS, torch, bm25s and Lucene."""

@@ -1,0 +1,1 @@
+"""Query and candidates to an order."""
