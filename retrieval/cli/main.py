@@ -1,0 +1,77 @@
+"""`rtk`: the verbs in one application, and the one place where errors become exit codes.
+
+Exit codes: 0 done, 1 unexpected error, 2 bad arguments or configuration, 3 a missing extra or program, 4 bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+import typer
+
+from ..._version import __version__
+from ...errors import RtkError
+from . import doctor, encode, evaluate, fuse, index, mine, quickstart, rerank, search, train
+
+app = typer.Typer(
+    name="rtk",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, index, search, rerank and evaluate retrievers and rerankers.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+for verb in (index, search, rerank, train, evaluate, encode, mine, fuse, quickstart, doctor):
+    app.command(name=verb.NAME, help=verb.HELP, no_args_is_help=verb.NAME not in ("quickstart", "doctor"))(verb.command)
+
+
+def _calm_libraries() -> None:
+    """The libraries below draw their own bars and log on import; a command line keeps stderr for its own."""
+    for name, value in {
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point of the `rtk` program: runs a verb and exits with its code."""
+    _calm_libraries()
+    try:
+        code = typer.main.get_command(app)(args=arguments, prog_name="rtk", standalone_mode=False)
+    except RtkError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped", 130)
+    except BrokenPipeError:
+        # The reader of our stdout has left (`| head`); pointing stdout elsewhere keeps the interpreter quiet on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last stop: any bug ends here, with its traceback
+        traceback.print_exc()
+        _fail(f"unexpected error: {error}. This is a bug in rtk; the lines above say where.", 1)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    sys.exit(code)
