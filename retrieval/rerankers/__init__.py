@@ -1,1 +1,67 @@
-"""Query and candidates to an order."""
+"""Rerankers: query + candidates → order. Names load what they need when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Candidate, Request, Reranker, Result, Usage, check_result, ranked_result, rerank_checked
+    from .candidates import CandidateFile, read_candidates, write_candidates
+    from .cross_encoder import CrossEncoderReranker
+    from .maxsim import MaxSimReranker
+    from .predict import PredictReranker
+    from .registry import RERANKERS, load_reranker
+    from .rerank import RerankReport, RerankSettings, rerank_run, rerank_with_report
+
+_HOMES = {
+    "RERANKERS": "registry",
+    "Candidate": "base",
+    "CandidateFile": "candidates",
+    "CrossEncoderReranker": "cross_encoder",
+    "MaxSimReranker": "maxsim",
+    "PredictReranker": "predict",
+    "Request": "base",
+    "RerankReport": "rerank",
+    "RerankSettings": "rerank",
+    "Reranker": "base",
+    "Result": "base",
+    "Usage": "base",
+    "check_result": "base",
+    "load_reranker": "registry",
+    "ranked_result": "base",
+    "read_candidates": "candidates",
+    "rerank_checked": "base",
+    "rerank_run": "rerank",
+    "rerank_with_report": "rerank",
+    "write_candidates": "candidates",
+}
+
+__all__ = [
+    "RERANKERS",
+    "Candidate",
+    "CandidateFile",
+    "CrossEncoderReranker",
+    "MaxSimReranker",
+    "PredictReranker",
+    "Request",
+    "RerankReport",
+    "RerankSettings",
+    "Reranker",
+    "Result",
+    "Usage",
+    "check_result",
+    "load_reranker",
+    "ranked_result",
+    "read_candidates",
+    "rerank_checked",
+    "rerank_run",
+    "rerank_with_report",
+    "write_candidates",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
