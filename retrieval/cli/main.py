@@ -9,8 +9,8 @@ import os
 import sys
 import traceback
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from ..._version import __version__
 from ...errors import RtkError
@@ -56,10 +56,11 @@ def run(arguments: list[str] | None = None) -> None:
         code = typer.main.get_command(app)(args=arguments, prog_name="rtk", standalone_mode=False)
     except RtkError as error:
         _fail(f"error: {error}", error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry '{context.command_path} --help'." if context else ""
+        _fail(f"error: {error.format_message()}{hint}", 2)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped", 130)
     except BrokenPipeError:
         # The reader of our stdout has left (`| head`); pointing stdout elsewhere keeps the interpreter quiet on exit.
