@@ -181,8 +181,11 @@ def _check_ids(where: str, expected: tuple[str, ...], given: tuple[str, ...]) ->
     if len(expected) == len(given) and set(expected) == set(given):
         return
     lost, invented = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
-    said = [f"{len(ids)} {what} ({', '.join(map(repr, ids[:3]))}{', …' if len(ids) > 3 else ''})"
-            for what, ids in (("lost", lost), ("invented", invented)) if ids]
+    said = [
+        f"{len(ids)} {what} ({', '.join(map(repr, ids[:3]))}{', …' if len(ids) > 3 else ''})"
+        for what, ids in (("lost", lost), ("invented", invented))
+        if ids
+    ]
     if len(given) > len(set(given)):
         said.append(f"{len(given) - len(set(given))} repeated")
     raise BackendError(f"{where}: the reranker must return exactly the candidates it was given: {', '.join(said)}")
