@@ -1,4 +1,4 @@
-"""Mining: never a positive, never padding, every removal counted, and sentence-transformers' choices where they agree."""
+"""Mining: never a positive, never padding, every removal counted, and the choices of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rtk.errors import ConfigError, DataError
 from rtk.eval.collection import Judgments
 from rtk.eval.run import Run
-from rtk.retrieval.mining import aligned_scores, mine
+from rtk.retrieval.mining import mine
+from rtk.retrieval.pairs import aligned_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "hard_negative_mining.json").read_text(encoding="utf-8"))
 DOCUMENTS = [f"d{number}" for number in range(12)]
@@ -30,7 +31,7 @@ def lists_of(run: Run) -> dict[str, list[str]]:
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: json.dumps(case["settings"]))
 def test_same_negatives_as_sentence_transformers(case):
     """Its filters leave more than `num_negatives`; the library drops queries with fewer, we keep what there is."""
-    run = run_of({qid: {doc: score for doc, score in scores.items()} for qid, scores in GOLDEN["similarities"].items()})
+    run = run_of(GOLDEN["similarities"])
     judgments: dict[str, dict[str, int]] = {}
     for qid, positive in GOLDEN["queries_and_positives"]:
         judgments.setdefault(qid, {})[positive] = 1

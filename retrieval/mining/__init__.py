@@ -16,7 +16,7 @@ from .filters import (
     SkipFirst,
     percent_of_positive,
 )
-from .pool import MiningPool, aligned_scores, make_pool
+from .pool import MiningPool, make_pool
 from .static import MiningReport, mine, mine_with
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "ScoreFloor",
     "Scored",
     "SkipFirst",
-    "aligned_scores",
     "make_pool",
     "mine",
     "mine_with",

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ...errors import DataError
 from ...eval.run import Run
-from ...ids import Ids
+from ..pairs import aligned_scores, scores_of_pairs
 
 if TYPE_CHECKING:
     from ...eval.collection import Judgments
 
-__all__ = ["MiningPool", "Reference", "aligned_scores", "make_pool", "ranks_within"]
+__all__ = ["MiningPool", "Reference", "make_pool", "ranks_within"]
 
 Reference = Literal["min", "max"]
 
@@ -68,9 +67,7 @@ def make_pool(
     rows, documents = _positive_pairs(run, judgments, positive_grade)
     positive = np.isin(_pair_keys(run, run.query_rows, run.codes), _known_keys(run, rows, documents))
     source = run if teacher is None else teacher
-    found = _scores_of_pairs(
-        source, [run.qids[row] for row in np.unique(rows).tolist()], np.unique(rows, return_inverse=True)[1], documents
-    )
+    found = scores_of_pairs(source, source.qids.rows(run.qids)[rows], source.vocabulary.rows(documents))
     judged = np.zeros(len(run), dtype=bool)
     judged[rows] = True
     return MiningPool(
@@ -83,58 +80,10 @@ def make_pool(
     )
 
 
-def aligned_scores(run: Run, other: Run) -> np.ndarray:
-    """The score that `other` gives to every entry of `run`; NaN where it lacks the pair. (entries,) float32."""
-    codes = other.vocabulary.rows(run.vocabulary)[run.codes]
-    rows = other.qids.rows(run.qids)[run.query_rows]
-    return _lookup(other, rows, codes)
-
-
 def ranks_within(run: Run, alive: np.ndarray) -> np.ndarray:
     """The rank of each entry among the `alive` (entries,) ones of its query, from 1; meaningless for the others."""
     count = np.concatenate([[0], np.cumsum(alive, dtype=np.int64)])
     return count[1:] - np.repeat(count[run.offsets[:-1]], np.diff(run.offsets))
-
-
-def _positive_pairs(run: Run, judgments: Judgments, grade: int) -> tuple[np.ndarray, list[str]]:
-    """The judged positives of the run's queries: query rows (pairs,) and document ids."""
-    rows: list[int] = []
-    documents: list[str] = []
-    for row, qid in enumerate(run.qids):
-        if qid in judgments:
-            relevant = judgments.relevant(qid, grade)
-            rows.extend([row] * len(relevant))
-            documents.extend(relevant)
-    return np.asarray(rows, dtype=np.int64), documents
-
-
-def _pair_keys(run: Run, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    return rows * max(len(run.vocabulary), 1) + codes
-
-
-def _known_keys(run: Run, rows: np.ndarray, documents: list[str]) -> np.ndarray:
-    codes = run.vocabulary.rows(documents)
-    return _pair_keys(run, rows[codes >= 0], codes[codes >= 0])
-
-
-def _scores_of_pairs(source: Run, qids: list[str], which: np.ndarray, documents: list[str]) -> np.ndarray:
-    """Scores in `source` of pairs (qids[which[i]], documents[i]); NaN where it lacks them."""
-    rows = source.qids.rows(Ids(qids))[which] if len(which) else np.zeros(0, np.int64)
-    return _lookup(source, rows, source.vocabulary.rows(documents))
-
-
-def _lookup(source: Run, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Scores of pairs (row, code) of `source`; -1 in either, or no such entry, gives NaN."""
-    result = np.full(len(rows), np.nan, dtype=np.float32)
-    known = _pair_keys(source, source.query_rows, source.codes)
-    order = np.argsort(known, kind="stable")
-    known = known[order]
-    asked = np.flatnonzero((rows >= 0) & (codes >= 0))
-    keys = _pair_keys(source, rows[asked], codes[asked])
-    at = np.searchsorted(known, keys)
-    hit = (at < len(known)) & (known[np.minimum(at, max(len(known) - 1, 0))] == keys) if len(known) else at < 0
-    result[asked[hit]] = source.scores[order[at[hit]]]
-    return result
 
 
 def _reference(queries: int, rows: np.ndarray, scores: np.ndarray, choice: Reference) -> np.ndarray:

@@ -101,9 +101,9 @@ def mine(
         tag: name of the new run.
 
     Returns:
-        The negatives as a run with the source's scores and the columns `first_rank` (rank in `run`) and, where a teacher
-        was given, `teacher` (its scores), so that other limits can be tried without mining again; and the report.
-        Queries without negatives are left out.
+        The negatives as a run with the source's scores and the columns `first_rank` (rank in `run`) and, where a
+        teacher was given, `teacher` (its scores), so that other limits can be tried without mining again; and the
+        report. Queries without negatives are left out.
 
     Raises:
         ConfigError: settings that contradict each other.
