@@ -59,14 +59,11 @@ def make_pool(
     With several positives the lowest found is the reference by default, as sentence-transformers takes it; the highest
     is the laxer choice. A positive that was not scored counts for nothing here.
     """
-    for given, what in ((run, "the run"), (teacher, "the teacher's run")):
-        if given is not None and "list_id" in given.columns:
-            raise DataError(
-                f"{what} {given.tag!r} holds several lists for a query (column list_id); mine one at a time"
-            )
-    rows, documents = _positive_pairs(run, judgments, positive_grade)
-    positive = np.isin(_pair_keys(run, run.query_rows, run.codes), _known_keys(run, rows, documents))
-    source = run if teacher is None else teacher
+    source = one_list_each(run if teacher is None else teacher, "mining")
+    rows, documents = positive_pairs(one_list_each(run, "mining").qids, judgments, positive_grade)
+    codes = run.vocabulary.rows(documents)
+    known = pair_keys(run, rows[codes >= 0], codes[codes >= 0])
+    positive = np.isin(pair_keys(run, run.query_rows, run.codes), known)
     found = scores_of_pairs(source, source.qids.rows(run.qids)[rows], source.vocabulary.rows(documents))
     judged = np.zeros(len(run), dtype=bool)
     judged[rows] = True
