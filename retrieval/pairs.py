@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from ..errors import DataError
 from ..eval.run import Run
 from ..ids import Ids
 
 if TYPE_CHECKING:
-    from ..eval.collection import Judgments
+    from ..eval.judgments import Judgments
 
 __all__ = ["aligned_scores", "one_list_each", "pair_keys", "positive_pairs", "scores_of_pairs"]
 
@@ -30,16 +31,11 @@ def pair_keys(run: Run, rows: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.asarray(rows, np.int64) * max(len(run.vocabulary), 1) + codes
 
 
-def positive_pairs(qids: Ids, judgments: Judgments, grade: int = 1) -> tuple[np.ndarray, list[str]]:
+def positive_pairs(qids: Ids, judgments: Judgments, grade: int = 1) -> tuple[np.ndarray, Ids]:
     """The documents judged at `grade` or above for these queries: query rows (pairs,) int64, and document ids."""
-    rows: list[int] = []
-    documents: list[str] = []
-    for row, qid in enumerate(qids):
-        if qid in judgments:
-            relevant = judgments.relevant(qid, grade)
-            rows.extend([row] * len(relevant))
-            documents.extend(relevant)
-    return np.asarray(rows, dtype=np.int64), documents
+    rows = qids.rows(judgments.qids)[judgments.query_rows]
+    wanted = np.flatnonzero((rows >= 0) & (judgments.grades >= grade))
+    return rows[wanted], Ids(judgments.documents.take(pa.array(wanted)))
 
 
 def aligned_scores(run: Run, other: Run) -> np.ndarray:

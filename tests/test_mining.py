@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtk.errors import ConfigError, DataError
-from rtk.eval.collection import Judgments
+from rtk.eval.judgments import Judgments
 from rtk.eval.run import Run
 from rtk.retrieval.mining import mine
 from rtk.retrieval.pairs import aligned_scores

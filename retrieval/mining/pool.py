@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ...eval.run import Run
-from ..pairs import aligned_scores, scores_of_pairs
+from ..pairs import aligned_scores, one_list_each, pair_keys, positive_pairs, scores_of_pairs
 
 if TYPE_CHECKING:
-    from ...eval.collection import Judgments
+    from ...eval.judgments import Judgments
 
 __all__ = ["MiningPool", "Reference", "make_pool", "ranks_within"]
 

@@ -15,7 +15,7 @@ from .filters import MiningFilter, MiningLimits, NotPositive
 from .pool import MiningPool, Reference, make_pool, ranks_within
 
 if TYPE_CHECKING:
-    from ...eval.collection import Judgments
+    from ...eval.judgments import Judgments
 
 __all__ = ["Choice", "MiningReport", "mine", "mine_with"]
 
