@@ -1,0 +1,114 @@
+"""The blocks of a training configuration, as they stand in the YAML."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+__all__ = ["Block", "Data", "Evaluation", "Lengths", "Part", "RandomSampling", "Runs"]
+
+
+class Block(BaseModel):
+    """A part of the configuration: plain values, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Runs(Block):
+    """Run files by role. Relative paths are relative to the working directory."""
+
+    negatives: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
+    first_stage: str | None = None
+    labels: str | None = None
+
+    @field_validator("negatives", "teachers", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def files(self) -> list[tuple[str, str]]:
+        """(role, path) of every file."""
+        pairs = [("negatives", path) for path in self.negatives] + [("teachers", path) for path in self.teachers]
+        return pairs + [(role, path) for role in ("first_stage", "labels") if (path := getattr(self, role))]
+
+
+class Part(Block):
+    """One collection to train on.
+
+    Attributes:
+        split: the queries and judgments that are used.
+        positive_grade: judgments of at least this grade are positives.
+        runs: negatives, teacher scores, first-stage scores and graded labels.
+        weight: in a mixture, the share of batches; None everywhere means by number of examples.
+    """
+
+    collection: str
+    split: str = "train"
+    positive_grade: PositiveInt = 1
+    runs: Runs = Runs()
+    weight: PositiveFloat | None = None
+
+
+class Data(Block):
+    """Either one collection, or a `mixture` of several."""
+
+    collection: str | None = None
+    split: str = "train"
+    positive_grade: PositiveInt = 1
+    runs: Runs = Runs()
+    mixture: tuple[Part, ...] = ()
+
+    def parts(self) -> tuple[Part, ...]:
+        """The collections, whichever way they were given."""
+        if self.mixture or self.collection is None:
+            return self.mixture
+        return (Part(collection=self.collection, split=self.split, positive_grade=self.positive_grade, runs=self.runs),)
+
+
+class Lengths(Block):
+    """Most tokens of a query and of a document; None is the model's own limit."""
+
+    query: PositiveInt | None = None
+    document: PositiveInt | None = None
+
+
+class RandomSampling(Block):
+    """Shuffled examples, each with negatives drawn uniformly from its run.
+
+    Attributes:
+        unit: what an epoch goes through once: every query with one of its positives drawn, or every (query, positive).
+        negatives: drawn for each example; None is 1 with a negatives run and 0 without.
+        missing_negatives: a query with fewer negatives than wanted gets random documents, or is left out.
+        deduplicate: exchange examples between batches so that no text stands twice in one.
+    """
+
+    unit: Literal["query", "pair"] = "query"
+    negatives: NonNegativeInt | None = None
+    missing_negatives: Literal["random", "drop"] = "random"
+    deduplicate: bool = True
+
+
+class Evaluation(Block):
+    """Evaluation on a dev split while training; the best checkpoint is kept.
+
+    Attributes:
+        collection, split: what is searched or reranked.
+        measure: any name that `rtk eval` knows; larger must be better.
+        every: steps between evaluations.
+        patience: stop after this many evaluations without gain; None never stops early.
+        run: candidates to rerank (needed for a cross-encoder); without it a bi-encoder searches the whole collection.
+        depth: candidates or hits for each query.
+        at_start: also evaluate before the first step.
+    """
+
+    collection: str
+    split: str = "dev"
+    measure: str = "nDCG@10"
+    every: PositiveInt = 500
+    patience: PositiveInt | None = None
+    run: str | None = None
+    depth: PositiveInt = 100
+    batch_size: PositiveInt = 64
+    at_start: bool = Field(True)

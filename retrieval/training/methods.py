@@ -1,0 +1,53 @@
+"""The training methods: each is a preset over the same blocks (data, sampling, loss, evaluation, trainer)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..losses.options import Family
+from .blocks import Block, RandomSampling
+
+__all__ = ["METHODS", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A preset.
+
+    Attributes:
+        name: what a configuration says under `method`.
+        family: the kind of model it trains; it decides the trainer, the losses that fit and the layout of a batch.
+        defaults: configuration values that hold where the user gives none.
+        sampling: what can stand under `sampling`; it knows how to make the sampler (see `sampling.make_sampler`).
+    """
+
+    name: str
+    family: Family
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    sampling: type[Block] = RandomSampling
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "contrastive",
+            "bi-encoder",
+            {
+                "loss": [{"name": "infonce"}],
+                "trainer": {"per_device_train_batch_size": 32, "learning_rate": 2e-5, "num_train_epochs": 1},
+            },
+        ),
+        Method(
+            "cross-encoder",
+            "cross-encoder",
+            {
+                "loss": [{"name": "binary-cross-entropy"}],
+                "sampling": {"negatives": 7},
+                "trainer": {"per_device_train_batch_size": 8, "learning_rate": 2e-5, "num_train_epochs": 1},
+            },
+        ),
+    )
+}
