@@ -17,7 +17,7 @@ from ..files import atomic_path
 from ..ids import Ids
 from ..progress import task
 from .assemble import RunAssembler
-from .lines import decode_line, read_blocks, single_spaced, write_bytes
+from .blocks import decode_line, read_blocks, single_spaced, write_bytes
 from .run import Order, Run
 
 __all__ = ["read_trec", "write_trec"]
