@@ -12,6 +12,7 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
 from .errors import DataError
@@ -21,20 +22,27 @@ __all__ = ["Ids", "ids_file"]
 
 _PRIME = np.uint64(0x100000001B3)
 _SEED = np.uint64(0xCBF29CE484222325)
+_BLOCK = 1 << 20  # strings hashed at once, so that temporaries stay small beside the result
 
 
 class Ids(Sequence[str]):
     """An immutable sequence of strings over an Arrow array.
 
     Args:
-        values: strings, or an Arrow string array (not copied when it is a `large_string` array already).
+        values: strings, or an Arrow string array (not copied when it is one `large_string` chunk already, so that a
+            memory-mapped one stays mapped).
+
+    Raises:
+        TypeError: a value that is no string (a missing one included).
     """
 
     def __init__(self, values: Iterable[str] | pa.Array | pa.ChunkedArray) -> None:
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
+        if isinstance(values, pa.ChunkedArray):  # combine_chunks copies even a single chunk
+            values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
         if not isinstance(values, pa.Array):
             values = pa.array(values, type=pa.large_string())
+        if values.null_count or not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+            raise TypeError(f"ids must be strings, all of them, not {values.type} with {values.null_count} missing")
         self.array: pa.LargeStringArray = values.cast(pa.large_string())
         self._table: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -48,8 +56,9 @@ class Ids(Sequence[str]):
     def __getitem__(self, index: int | slice, /) -> str | Ids:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            return Ids(self.array.slice(start, stop - start)) if step == 1 and stop >= start else Ids(self.array.take(
-                pa.array(range(start, stop, step), type=pa.int64())))
+            if step == 1:
+                return Ids(self.array.slice(start, max(stop - start, 0)))
+            return Ids(self.array.take(pa.array(np.arange(start, stop, step, dtype=np.int64))))
         return self.array[index].as_py()
 
     def __eq__(self, other: object) -> bool:
@@ -81,9 +90,7 @@ class Ids(Sequence[str]):
         pending = np.flatnonzero((left < len(hashes)) & (hashes[np.minimum(left, len(hashes) - 1)] == query_hashes))
         while len(pending):  # one pass, and another for each 64-bit collision
             rows = order[left[pending]]
-            same = np.asarray(
-                pa.compute.equal(self.array.take(pa.array(rows)), wanted.array.take(pa.array(pending)))
-            )
+            same = np.asarray(pc.equal(self.array.take(pa.array(rows)), wanted.array.take(pa.array(pending))))
             result[pending[same]] = rows[same]
             pending = pending[~same]
             left[pending] += 1
@@ -106,20 +113,33 @@ class Ids(Sequence[str]):
             seen[name] = row
         return None
 
-    def refuse_duplicates(self, what: str, *, path: str | Path | None = None) -> None:
-        """Raise `DataError` naming the first id that occurs twice. `what` is the noun for the message ("document")."""
+    def refuse_duplicates(self, what: str, *, path: str | Path | None = None, first_line: int | None = None) -> None:
+        """Raise `DataError` naming the first id that occurs twice.
+
+        Args:
+            what: the noun for the message ("document").
+            path: the file the ids come from.
+            first_line: the line of the first id, where the file has one id a line; the error then has its line.
+        """
         found = self.first_duplicate()
-        if found:
-            raise DataError(
-                f"duplicate {what} id {self[found[0]]!r} (entries {found[0] + 1} and {found[1] + 1}); ids must be unique",
-                path=path,
-            )
+        if found is None:
+            return
+        earlier, later = found
+        unit, first = ("entry", 1) if first_line is None else ("line", first_line)
+        raise DataError(
+            f"duplicate {what} id {self[later]!r}, first seen at {unit} {earlier + first}"
+            f"{f', again at entry {later + first}' if first_line is None else ''}; ids must be unique: remove or "
+            "rename one of the two",
+            path=path,
+            line=None if first_line is None else later + first,
+        )
 
     def _lookup_table(self) -> tuple[np.ndarray, np.ndarray]:
         if self._table is None:
             hashes = hash_strings(self.array)
             order = np.argsort(hashes, kind="stable")
-            self._table = hashes[order], order
+            hashes.sort()
+            self._table = hashes, order
         return self._table
 
     def save(self, path: str | Path) -> None:
@@ -142,6 +162,13 @@ def ids_file(folder: str | Path) -> Path:
 
 def hash_strings(array: pa.LargeStringArray) -> np.ndarray:
     """64-bit FNV-1a of every string's UTF-8 bytes. Shape (n,), uint64. Vectorised over strings, byte by byte."""
+    result = np.empty(len(array), dtype=np.uint64)
+    for start in range(0, len(array), _BLOCK):
+        result[start : start + _BLOCK] = _hash_block(array.slice(start, _BLOCK))
+    return result
+
+
+def _hash_block(array: pa.LargeStringArray) -> np.ndarray:
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int64)[array.offset : array.offset + len(array) + 1]
     data = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)
     result = np.full(len(array), _SEED, dtype=np.uint64)
