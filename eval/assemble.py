@@ -1,4 +1,4 @@
-"""From columns of file batches to a run: queries gathered together, ranks obeyed, at most 12 bytes an entry on the way."""
+"""From columns of file batches to a run: queries gathered together, ranks obeyed, few bytes an entry on the way."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class RunAssembler:
         if same.any():
             at = int(entries[np.flatnonzero(same)[0]])
             raise DataError(
-                f"rank {ranks[at]} occurs twice for query {qids[int(queries[at])]!r}, so the rank column gives no order. "
+                f"rank {ranks[at]} occurs twice for query {qids[int(queries[at])]!r}, so the ranks give no order. "
                 "Read the run by score (order='score')"
             )
         return entries

@@ -20,7 +20,7 @@ from .assemble import RunAssembler
 from .blocks import decode_line, read_blocks, single_spaced, write_bytes
 from .run import Order, Run
 
-__all__ = ["read_trec", "write_trec"]
+__all__ = ["read_trec", "refuse_blanks", "write_trec"]
 
 log = logging.getLogger(__name__)
 
@@ -148,16 +148,17 @@ def write_trec(run: Run, path: str | Path) -> None:
         DataError: an id with white space (or an empty one), or a tag with white space: the form cannot hold it.
     """
     path = Path(path)
-    _refuse_blanks(run.qids, "query", path)
-    _refuse_blanks(run.vocabulary, "document", path)
-    _refuse_blanks(Ids([run.tag]), "tag", path)
+    refuse_blanks(run.qids, "query", path)
+    refuse_blanks(run.vocabulary, "document", path)
+    refuse_blanks(Ids([run.tag]), "tag", path)
     with atomic_path(path) as temporary, write_bytes(temporary) as out, task(f"write {path.name}", len(run)) as advance:
         for first, last, (start, stop) in run.blocks(1 << 19):
             out.write(_block_text(run, first, last, start, stop))
             advance(last - first)
 
 
-def _refuse_blanks(ids: Ids, what: str, path: Path) -> None:
+def refuse_blanks(ids: Ids, what: str, path: Path) -> None:
+    """Raise `DataError` naming the first id that is empty or has white space, which column files cannot hold."""
     bad = pc.or_(pc.match_substring_regex(ids.array, _BLANK), pc.equal(pc.binary_length(ids.array), 0))
     at = pc.index(bad, True).as_py()
     if at >= 0:
