@@ -20,7 +20,10 @@ if TYPE_CHECKING:
         open_collection,
     )
     from .documents import Document, Documents
+    from .files import read_run, write_run
     from .judgments import Judgments, read_beir_qrels
+    from .measures import Evaluation, evaluate
+    from .qrels import read_qrels, write_qrels
     from .run import Run, RunEntry
 
 _HOMES = {
@@ -31,15 +34,21 @@ _HOMES = {
     "Conventions": "collection",
     "Document": "documents",
     "Documents": "documents",
+    "Evaluation": "measures",
     "Judgments": "judgments",
     "Queries": "collection",
     "Run": "run",
     "RunEntry": "run",
     "check_collection": "collection",
+    "evaluate": "measures",
     "open_collection": "collection",
     "read_beir_qrels": "judgments",
     "read_corpus": "beir",
+    "read_qrels": "qrels",
     "read_queries": "beir",
+    "read_run": "files",
+    "write_qrels": "qrels",
+    "write_run": "files",
 }
 
 __all__ = [
@@ -50,15 +59,21 @@ __all__ = [
     "Conventions",
     "Document",
     "Documents",
+    "Evaluation",
     "Judgments",
     "Queries",
     "Run",
     "RunEntry",
     "check_collection",
+    "evaluate",
     "open_collection",
     "read_beir_qrels",
     "read_corpus",
+    "read_qrels",
     "read_queries",
+    "read_run",
+    "write_qrels",
+    "write_run",
 ]
 
 

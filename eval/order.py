@@ -1,4 +1,4 @@
-"""The order of a run's lists: score in float32 descending, then document id descending by bytes, as trec_eval has it."""
+"""The order of a run's lists, which is trec_eval's: float32 score descending, then document id descending by bytes."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def write_parquet(run: Run, path: str | Path) -> None:
     path = Path(path)
     for name, values in run.columns.items():
         if name in _OWN or values.dtype.kind not in "iufb":
-            raise DataError(f"column {name!r} ({values.dtype}) cannot be written: its name is taken or it is not numeric",
+            raise DataError(f"column {name!r} ({values.dtype}) cannot be written: name taken, or not numeric",
                             path=path)  # fmt: skip
     empty = np.flatnonzero(np.diff(run.offsets) == 0)
     metadata = {

@@ -14,7 +14,7 @@ _UNIFY_AT = 1 << 21  # distinct ids that may wait before they are merged
 
 
 class VocabularyBuilder:
-    """Gives every added id a code (its place among the distinct ids, in order of appearance) and keeps 4 bytes an entry.
+    """Gives every added id a code (its place among the distinct ids, by first appearance) and keeps 4 bytes an entry.
 
     Each batch is dictionary-encoded by Arrow; the batches' dictionaries are merged whenever they outgrow the merged
     one, so the work stays proportional to the input and the ids are held about twice at most.
