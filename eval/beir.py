@@ -12,7 +12,6 @@ documents of one name.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,26 +24,27 @@ from .lines import field_text, find_file, read_jsonl
 
 __all__ = ["BeirCollection", "read_corpus", "read_queries"]
 
-_LOG = logging.getLogger(__name__)
-
 
 class BeirCollection(CollectionBase):
     """A folder in BEIR layout. Files are read when they are asked for.
 
     Raises:
-        DataError: the folder lacks the corpus or the queries.
+        DataError: the folder lacks the corpus. Queries and qrels are missed when they are asked for, so that a corpus
+            alone can be indexed.
         ConfigError: its settings file has an unknown key or a value of the wrong type.
     """
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.folder = Path(folder)
-        self.corpus_path, self.queries_path = self._need("corpus.jsonl"), self._need("queries.jsonl")
+        self.corpus_path = self._need("corpus.jsonl")
         self.qrels_paths = self._find_qrels()
         self.splits: tuple[str, ...] = tuple(self.qrels_paths)
-        settings = read_settings(self.folder)
-        self.name: str = settings.get("name", self.folder.resolve().name)
-        self.conventions: Conventions = folder_conventions(self.folder, settings)
+        self._settings = read_settings(self.folder)
+        self.name: str = self._settings.get("name", self.folder.resolve().name)
+
+    def _conventions(self) -> Conventions:
+        return folder_conventions(self.folder, self._settings)
 
     def _need(self, name: str) -> Path:
         path = find_file(self.folder, name)
@@ -82,20 +82,10 @@ class BeirCollection(CollectionBase):
         return Documents(folder, path=self.corpus_path)
 
     def _queries(self) -> Queries:
-        return read_queries(self.queries_path)
+        return read_queries(self._need("queries.jsonl"))
 
     def _judgments(self, split: str) -> Judgments:
-        judgments = read_beir_qrels(self.qrels_paths[split])
-        unknown = int((self._all_queries.ids.rows(judgments.qids) < 0).sum())
-        if unknown:
-            _LOG.warning(
-                "%s: %d of %d judged queries are not in %s; they have no text and count as 0",
-                self.qrels_paths[split],
-                unknown,
-                len(judgments),
-                self.queries_path.name,
-            )
-        return judgments
+        return read_beir_qrels(self.qrels_paths[split])
 
 
 def read_corpus(path: str | Path) -> Iterator[Document]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -99,7 +98,7 @@ class Conventions:
     """
 
     drop_identical_ids: bool = False
-    excluded: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    excluded: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     preset: str | None = None
 
 
@@ -128,18 +127,20 @@ class Collection(Protocol):
     def judgments(self, split: str) -> Judgments: ...
 
 
-class CollectionBase:
+class CollectionBase(ABC):
     """What our collections share: a split's queries are those in its judgments, and everything is read once.
 
-    A subclass gives `name`, `splits`, `conventions`, `_documents`, `_queries` and `_judgments`.
+    A subclass sets `name` and `splits` and gives `_documents`, `_queries`, `_judgments` and `_conventions`.
     """
 
     name: str
     splits: tuple[str, ...]
-    conventions: Conventions
 
     def __init__(self) -> None:
         self._read: dict[str, Judgments] = {}
+        self._read_documents: Documents | None = None
+        self._read_queries: Queries | None = None
+        self._read_conventions: Conventions | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, splits {', '.join(self.splits) or 'none'})"
@@ -153,14 +154,22 @@ class CollectionBase:
     @abstractmethod
     def _judgments(self, split: str) -> Judgments: ...
 
-    @cached_property
+    def _conventions(self) -> Conventions:
+        return Conventions()
+
+    @property
     def documents(self) -> Documents:
         """The corpus, memory-mapped. The first use of a new corpus reads and checks all of it."""
-        return self._documents()
+        if self._read_documents is None:
+            self._read_documents = self._documents()
+        return self._read_documents
 
-    @cached_property
-    def _all_queries(self) -> Queries:
-        return self._queries()
+    @property
+    def conventions(self) -> Conventions:
+        """What the collection's own evaluation does that others do not."""
+        if self._read_conventions is None:
+            self._read_conventions = self._conventions()
+        return self._read_conventions
 
     def queries(self, split: str | None = None) -> Queries:
         """The queries that `split` has judgments for, in the collection's order; all of them without a split.
@@ -168,9 +177,24 @@ class CollectionBase:
         Raises:
             DataError: no such split, or bad data in a file.
         """
+        if self._read_queries is None:
+            self._read_queries = self._queries()
         if split is None:
-            return self._all_queries
-        return self._all_queries.known(self.judgments(split).qids)
+            return self._read_queries
+        return self._split_queries(split, self._read_queries)
+
+    def _split_queries(self, split: str, queries: Queries) -> Queries:
+        judged = self.judgments(split).qids
+        found = queries.known(judged)
+        if len(found) < len(judged):
+            _LOG.warning(
+                "%s, split %s: %d of %d judged queries have no text; they cannot be searched and count as 0",
+                self.name,
+                split,
+                len(judged) - len(found),
+                len(judged),
+            )
+        return found
 
     def judgments(self, split: str) -> Judgments:
         """The judgments of a split.
@@ -309,9 +333,9 @@ def open_collection(spec: str | Path) -> Collection:
 def _open_by_id(spec: str, path: Path) -> Collection:
     like_an_id = re.fullmatch(r"[a-z0-9][\w.-]*(/[\w.-]+)*", spec, re.ASCII) is not None
     if available("ir_datasets"):
-        from .irds import IrDatasetsCollection, known_ids
+        from .irds import IrDatasetsCollection, is_known, known_ids
 
-        if like_an_id and spec in known_ids():
+        if like_an_id and is_known(spec):
             return IrDatasetsCollection(spec)
         names = known_ids()
     elif like_an_id and "/" in spec and not path.parent.is_dir():

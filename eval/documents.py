@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,7 +291,7 @@ def cached_documents(
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Generator[None]:
     """Hold an exclusive lock; the system releases it when the process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
