@@ -1,1 +1,58 @@
-"""Vectors or terms in, hits out: one layer over FAISS, torch, bm25s and Lucene."""
+"""Vectors or terms in, hits out: one layer over FAISS, torch, bm25s and Lucene.
+
+    plan = BuildPlan(parse_backend("faiss:IVF256,Flat"), similarity="cosine")
+    index = build_dense("out", ids, encode, plan=plan)
+    hits = open_index("out").search(queries, 10)
+
+Names load on first use, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Hits, Index, Options, pad_hits
+    from .bm25s_index import Bm25sIndex
+    from .building import build_dense, build_lexical
+    from .faiss_index import FaissIndex
+    from .lucene_index import LuceneIndex
+    from .manifest import FileRecord, Manifest, read_manifest
+    from .plan import BackendSpec, BuildPlan, Executor
+    from .registry import BACKENDS, Backend, open_index, parse_backend
+    from .torch_index import TorchIndex
+    from .updating import append, delete
+    from .vectors import Shard, ShardWriter, VectorShards, fixed_shards
+
+_HOMES = {
+    "base": ("Hits", "Index", "Options", "pad_hits"),
+    "bm25s_index": ("Bm25sIndex",),
+    "building": ("build_dense", "build_lexical"),
+    "faiss_index": ("FaissIndex",),
+    "lucene_index": ("LuceneIndex",),
+    "manifest": ("FileRecord", "Manifest", "read_manifest"),
+    "plan": ("BackendSpec", "BuildPlan", "Executor"),
+    "registry": ("BACKENDS", "Backend", "open_index", "parse_backend"),
+    "torch_index": ("TorchIndex",),
+    "updating": ("append", "delete"),
+    "vectors": ("Shard", "ShardWriter", "VectorShards", "fixed_shards"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BACKENDS", "Backend", "BackendSpec", "Bm25sIndex", "BuildPlan", "Executor", "FaissIndex", "FileRecord", "Hits",
+    "Index", "LuceneIndex", "Manifest", "Options", "Shard", "ShardWriter", "TorchIndex", "VectorShards", "append",
+    "build_dense", "build_lexical", "delete", "fixed_shards", "open_index", "pad_hits", "parse_backend",
+    "read_manifest",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,176 @@
+"""Exact dense search with torch, over memory-mapped vectors on the CPU or resident ones on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError
+from ..ids import Ids, ids_file
+from .base import Hits, Options
+from .dense import check_exclude, check_queries, exclusion_pairs
+from .manifest import Manifest
+from .plan import BuildPlan, Similarity
+from .registry import check_names
+from .topk import TopK, largest_norm
+from .vectors import Dtype, VectorShards, encode_dtype, normalised
+
+__all__ = ["TorchIndex"]
+
+_QUERIES = 256  # queries in one product: with 8,192 rows its scores take 8 MB
+_BLOCK = 8192
+_CUDA_BLOCK = 1 << 17
+
+
+class TorchIndex:
+    """Exact top-k by inner product.
+
+    Scores are float32, ties go to the lower row, and neither depends on the block size, the threads or the device's
+    matrix kernels (see `topk.TopK`).
+
+    Args:
+        shards: the document vectors, already of unit length when `similarity` is "cosine".
+        ids: row → document id.
+        similarity: "cosine" also normalises queries.
+        device: where products run. On another device than the CPU the vectors are copied there once, in their stored
+            dtype, unless `resident` is false; then each search streams them.
+        block: rows in one product; None chooses by device. It bounds memory and does not change results.
+        resident: keep the vectors on the device.
+        folder: where they came from.
+    """
+
+    def __init__(
+        self, shards: VectorShards, ids: Ids, *, similarity: Similarity = "dot", device: str = "cpu",
+        block: int | None = None, resident: bool = True, folder: Path | None = None,
+    ) -> None:
+        if len(shards) != len(ids):
+            raise ConfigError(f"{len(shards)} vectors for {len(ids)} document ids; there must be one id for each vector")
+        self.shards, self.ids, self.similarity, self.folder = shards, ids, similarity, folder
+        self.device = torch.device(device)
+        self.block = _check_block(block) or (_BLOCK if self.device.type == "cpu" else _CUDA_BLOCK)
+        self._tensors = [_as_tensor(array) for array in shards.arrays]
+        if resident and self.device.type != "cpu":
+            self._tensors = [tensor.to(self.device) for tensor in self._tensors]
+        self._largest_norm: float | None = None
+
+    @classmethod
+    def from_arrays(
+        cls, vectors: np.ndarray, ids: Sequence[str], *, similarity: Similarity = "dot", dtype: Dtype = "float32",
+        device: str = "cpu",
+    ) -> TorchIndex:
+        """An index in memory: `vectors` (n, dim), one id each; a duplicate id is refused."""
+        table = ids if isinstance(ids, Ids) else Ids(ids)
+        table.refuse_duplicates("document")
+        vectors = check_queries(vectors, None, "document vectors")
+        stored = encode_dtype(normalised(vectors) if similarity == "cosine" else vectors, dtype)
+        return cls(VectorShards([stored], dtype), table, similarity=similarity, device=device)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dimension(self) -> int:
+        return self.shards.dimension
+
+    def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The stored vectors of `rows` as float32 (len(rows), dim)."""
+        return self.shards.rows(rows)
+
+    def search(
+        self, queries: np.ndarray, k: int, /, *, options: Options | None = None,
+        exclude: Sequence[Sequence[int] | np.ndarray] | None = None,
+    ) -> Hits:
+        """See `Index.search`. Queries are (n, dim); the only option is `block`."""
+        checked = check_queries(queries, self.dimension)
+        scores, rows = self.topk(torch.from_numpy(checked), k, options=options, exclude=exclude)
+        return Hits(rows.cpu().numpy(), scores.cpu().numpy())
+
+    def topk(
+        self, queries: torch.Tensor, k: int, /, *, options: Options | None = None,
+        exclude: Sequence[Sequence[int] | np.ndarray] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Search with a tensor, without a copy to the host.
+
+        Args:
+            queries: (n, dim) of any float dtype, on any device; no gradient flows.
+            k: list length.
+            options: `block`.
+            exclude: for each query the rows to leave out.
+
+        Returns:
+            scores (n, k) float32 and rows (n, k) int64 on this index's device, padded with -inf and -1.
+        """
+        check_names(options or {}, ("block",), "search options of the torch back-end")
+        block = _check_block((options or {}).get("block")) or self.block
+        queries = queries.detach().to(self.device, torch.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise ConfigError(f"queries have shape {tuple(queries.shape)}, expected (n, {self.dimension})")
+        if k < 0:
+            raise ConfigError(f"k is {k}, expected at least 0")
+        if self.similarity == "cosine":
+            queries = torch.nn.functional.normalize(queries.double(), dim=1).float()
+        pairs = exclusion_pairs(check_exclude(exclude, len(queries)), len(self))
+        batches = [
+            TopK(queries[at : at + _QUERIES], k, self._norm(), self._exclusions(pairs, at))
+            for at in range(0, len(queries), _QUERIES)
+        ]
+        for start, documents in self._blocks(block) if batches else ():
+            for batch in batches:
+                batch.add(start, documents)
+        if not batches:
+            return (torch.empty((0, k), device=self.device),
+                    torch.empty((0, k), dtype=torch.int64, device=self.device))
+        return torch.cat([batch.scores for batch in batches]), torch.cat([batch.rows for batch in batches])
+
+    def _exclusions(
+        self, pairs: tuple[np.ndarray, np.ndarray] | None, at: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if pairs is None:
+            return None
+        mine = (pairs[0] >= at) & (pairs[0] < at + _QUERIES)
+        return (torch.from_numpy(pairs[0][mine] - at).to(self.device),
+                torch.from_numpy(pairs[1][mine]).to(self.device))
+
+    def _norm(self) -> float:
+        if self.similarity == "cosine":
+            return 1.01  # half precision may round a unit vector up
+        if self._largest_norm is None:
+            self._largest_norm = largest_norm(documents for _, documents in self._blocks(self.block))
+        return self._largest_norm
+
+    def _blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        for first, tensor in zip(self.shards.starts[:-1].tolist(), self._tensors, strict=True):
+            for start in range(0, len(tensor), size):
+                yield first + start, tensor[start : start + size].to(self.device)
+
+
+def _check_block(block: int | None) -> int | None:
+    if block is not None and block < 1:
+        raise ConfigError(f"block is {block}, expected at least 1")
+    return block
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    if array.dtype == np.uint16:  # bfloat16
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def build_dense(folder: Path, vectors: VectorShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:
+    """Nothing to build: the vector shards are the index."""
+    check_names(plan.settings, (), "settings of the torch back-end")
+    if plan.keep_vectors is False:
+        raise ConfigError("the torch back-end searches the vector shards themselves, so keep_vectors cannot be false")
+    return {"settings": {}, "versions": {"torch": str(torch.__version__), "numpy": np.__version__}, "keep_vectors": True}
+
+
+def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> TorchIndex:
+    """Open for searching. Settings: `device`, `block`, `resident` (see `TorchIndex`)."""
+    check_names(settings, ("device", "block", "resident"), "settings for opening a torch index")
+    shards = VectorShards.open(folder / "vectors", manifest.dtype or "float32")
+    return TorchIndex(shards, Ids.load(ids_file(folder)), similarity=manifest.similarity or "dot", folder=folder,
+                      **settings)
