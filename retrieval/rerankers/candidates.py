@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import DataError
+from ...eval.lines import field_text, read_jsonl
 from ...eval.run import Run
 from ...files import atomic_path, sha256_file
 from ...ids import Ids
@@ -117,8 +119,7 @@ class CandidateFile:
 def read_candidates(path: str | Path) -> CandidateFile:
     """Read JSON lines, plain or gzip: {"qid", "query", "candidates": [{"docid", "score", "text"}, …]}.
 
-    Candidates keep the file's order, whatever their scores; a `score` may be missing where no candidate of the line has
-    one, and is then 1/rank.
+    Candidates keep the file's order, whatever their scores; a missing `score` is 1/rank.
 
     Raises:
         DataError: with the line: broken JSON, a missing or wrong field, a query or (within it) a document twice.
@@ -127,7 +128,7 @@ def read_candidates(path: str | Path) -> CandidateFile:
     qids: list[str] = []
     queries: list[str] = []
     lengths, documents, texts, scores = [0], list[str](), list[str](), list[float]()
-    for number, record in _records(path):
+    for number, record in read_jsonl(path):
         line = _Line(path, number, record)
         qids.append(line.text("qid"))
         queries.append(line.text("query"))
@@ -147,29 +148,17 @@ def read_candidates(path: str | Path) -> CandidateFile:
 
 def write_candidates(requests: Iterable[Request], path: str | Path) -> None:
     """Write requests as the file that `read_candidates` reads; `.gz` packs it."""
-    with atomic_path(path) as temporary, _open(temporary, "wt") as handle:
+    with atomic_path(path) as temporary, _open(temporary) as handle:
         for request in requests:
             candidates = [{"docid": each.id, "score": each.score, "text": each.text} for each in request.candidates]
             record = {"qid": request.qid, "query": request.query, "candidates": candidates}
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _open(path: Path, mode: str) -> IO[str]:
+def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
-        return cast("IO[str]", gzip.open(path, mode, encoding="utf-8"))
-    return open(path, mode, encoding="utf-8")
-
-
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    number = 0
-    try:
-        with _open(path, "rt") as handle:
-            for number, line in enumerate(handle, start=1):
-                if line.strip():
-                    yield number, json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        at = number if isinstance(error, json.JSONDecodeError) else number + 1
-        raise DataError(f"not a line of JSON in UTF-8: {error}", path=path, line=at) from error
+        return cast("IO[str]", gzip.open(path, "wt", encoding="utf-8"))
+    return open(path, "w", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -178,25 +167,22 @@ class _Line:
 
     path: Path
     number: int
-    record: Any
+    record: dict[str, Any]
 
     def fail(self, message: str) -> DataError:
         return DataError(message, path=self.path, line=self.number)
 
     def text(self, name: str) -> str:
-        value = self.record.get(name) if isinstance(self.record, dict) else None
-        if not isinstance(value, str):
-            raise self.fail(f"expected a string in field {name!r}, got {value!r}")
-        return value
+        return field_text(self.record, name, path=self.path, line=self.number)
 
     def candidates(self) -> list[_Line]:
         found = self.record.get("candidates")
-        if not isinstance(found, list):
-            raise self.fail(f"expected a list in field 'candidates', got {found!r}")
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise self.fail(f"field 'candidates' must be a list of objects, not {str(found)[:60]!r}")
         return [_Line(self.path, self.number, each) for each in found]
 
     def score(self, rank: int) -> float:
         value = self.record.get("score", 1.0 / rank)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            raise self.fail(f"expected a number in field 'score', got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.fail(f"field 'score' must be a finite number, not {value!r}")
         return float(value)

@@ -46,7 +46,8 @@ class RerankSettings:
     Attributes:
         depth: how many documents of each query are candidates.
         positive_grade: with judgments given, what counts as a positive to be added.
-        below: "keep" leaves documents deeper than `depth` under the reranked ones, in first-stage order; "cut" drops them.
+        below: "keep" leaves documents deeper than `depth` under the reranked ones, in first-stage order; "cut" drops
+            them.
         on_error: "stop" at the first query that fails; "count" keeps that query's order and goes on.
         batch: how many queries go to the reranker at once; what a stop can lose.
         raw: whether the run gets the columns `raw`, `first_rank`, `first_score`, `calibrated`.
