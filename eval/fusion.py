@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def _common_vocabulary(runs: Sequence[Run]) -> tuple[Ids, list[np.ndarray]]:
         builder.add(run.vocabulary.array)
     vocabulary, codes = builder.finish()
     bounds = np.cumsum([0, *(len(run.vocabulary) for run in runs)])
-    return vocabulary, [codes[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return vocabulary, [codes[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def _query_blocks(runs: Sequence[Run], rows: np.ndarray) -> Iterator[tuple[int, int]]:
