@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .beir import BeirCollection, read_corpus, read_queries
+    from .beir_write import CollectionParts, write_beir
+    from .chunking import (
+        ChunkedDocuments,
+        Chunking,
+        TokenOffsets,
+        chunk_documents,
+        max_passage,
+        parent_ids,
+        token_offsets,
+    )
     from .collection import (
         Collection,
         CollectionBase,
@@ -21,59 +31,119 @@ if TYPE_CHECKING:
     )
     from .documents import Document, Documents
     from .files import read_run, write_run
-    from .judgments import Judgments, read_beir_qrels
+    from .fusion import fuse
+    from .hard_negatives import HardNegatives, read_hard_negatives, write_hard_negatives
+    from .irds import IrDatasetsCollection
+    from .judgments import Judgments
     from .measures import Evaluation, evaluate
+    from .msmarco import (
+        Triples,
+        read_collection_tsv,
+        read_queries_tsv,
+        read_triples,
+        write_collection_tsv,
+        write_queries_tsv,
+        write_triples,
+    )
+    from .presets import PRESETS, Preset
     from .qrels import read_qrels, write_qrels
     from .run import Run, RunEntry
+    from .significance import compare
 
 _HOMES = {
     "BeirCollection": "beir",
+    "ChunkedDocuments": "chunking",
+    "Chunking": "chunking",
     "Collection": "collection",
     "CollectionBase": "collection",
+    "CollectionParts": "beir_write",
     "CollectionReport": "collection",
     "Conventions": "collection",
     "Document": "documents",
     "Documents": "documents",
     "Evaluation": "measures",
+    "HardNegatives": "hard_negatives",
+    "IrDatasetsCollection": "irds",
     "Judgments": "judgments",
+    "PRESETS": "presets",
+    "Preset": "presets",
     "Queries": "collection",
     "Run": "run",
     "RunEntry": "run",
+    "TokenOffsets": "chunking",
+    "Triples": "msmarco",
     "check_collection": "collection",
+    "chunk_documents": "chunking",
+    "compare": "significance",
     "evaluate": "measures",
+    "fuse": "fusion",
+    "max_passage": "chunking",
     "open_collection": "collection",
-    "read_beir_qrels": "judgments",
+    "parent_ids": "chunking",
+    "read_collection_tsv": "msmarco",
     "read_corpus": "beir",
+    "read_hard_negatives": "hard_negatives",
     "read_qrels": "qrels",
     "read_queries": "beir",
+    "read_queries_tsv": "msmarco",
     "read_run": "files",
+    "read_triples": "msmarco",
+    "token_offsets": "chunking",
+    "write_beir": "beir_write",
+    "write_collection_tsv": "msmarco",
+    "write_hard_negatives": "hard_negatives",
     "write_qrels": "qrels",
+    "write_queries_tsv": "msmarco",
     "write_run": "files",
+    "write_triples": "msmarco",
 }
 
 __all__ = [
+    "PRESETS",
     "BeirCollection",
+    "ChunkedDocuments",
+    "Chunking",
     "Collection",
     "CollectionBase",
+    "CollectionParts",
     "CollectionReport",
     "Conventions",
     "Document",
     "Documents",
     "Evaluation",
+    "HardNegatives",
+    "IrDatasetsCollection",
     "Judgments",
+    "Preset",
     "Queries",
     "Run",
     "RunEntry",
+    "TokenOffsets",
+    "Triples",
     "check_collection",
+    "chunk_documents",
+    "compare",
     "evaluate",
+    "fuse",
+    "max_passage",
     "open_collection",
-    "read_beir_qrels",
+    "parent_ids",
+    "read_collection_tsv",
     "read_corpus",
+    "read_hard_negatives",
     "read_qrels",
     "read_queries",
+    "read_queries_tsv",
     "read_run",
+    "read_triples",
+    "token_offsets",
+    "write_beir",
+    "write_collection_tsv",
+    "write_hard_negatives",
     "write_qrels",
+    "write_queries_tsv",
     "write_run",
+    "write_triples",
 ]
 
 
