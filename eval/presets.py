@@ -38,20 +38,20 @@ _DL_NOTE = "nDCG on grades 0 to 3; binary measures count grades 2 and 3; mean ov
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("beir", ("nDCG@10", "R@100"), note="a document with the query's own id is dropped where the collection says so"),
+        Preset("beir", ("nDCG@10", "R@100"), note="documents with the query's own id are dropped where a collection says so"),
         Preset("trec-dl-2019", _DL, relevance_level=2, note=_DL_NOTE),
         Preset("trec-dl-2020", _DL, relevance_level=2, note=_DL_NOTE),
         Preset("trec-dl-2021", _DL, relevance_level=2, note=_DL_NOTE),
-        Preset("msmarco-dev", ("RR@10", "R@1000"), order="rank", note="by the file's rank column, as the official script"),
+        Preset("msmarco-dev", ("RR@10", "R@1000"), order="rank", note="by the file's rank column, as the track does"),
         Preset("rar-b", ("nDCG@10", "R@10")),
-        Preset("bright", ("nDCG@10",), excludes=True, note="documents excluded for a query are removed before scoring"),
+        Preset("bright", ("nDCG@10",), excludes=True, note="documents excluded for a query are removed first"),
     )
 }  # fmt: skip
 
 _CQADUPSTACK = tuple(
     f"cqadupstack/{forum}"
-    for forum in ("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix",
-                  "webmasters", "wordpress")
+    for forum in ("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex",
+                  "unix", "webmasters", "wordpress")
 )  # fmt: skip
 _BEIR_13 = (
     "arguana", "climate-fever", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "nfcorpus", "nq", "quora", "scidocs",

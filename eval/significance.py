@@ -15,6 +15,7 @@ from .measures import Evaluation
 __all__ = ["Comparison", "Difference", "compare", "fisher_randomisation", "holm", "paired_t"]
 
 _BLOCK = 1 << 22  # signs drawn at once
+_EXACT = 1 << 17  # sign assignments that are enumerated at most
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Comparison:
     def note(self) -> str:
         """The tests in one sentence, for reports."""
         return (
-            f"Paired two-sided t-test and Fisher randomisation ({self.permutations:,} sign assignments, seed {self.seed}; "
-            f"exact where there are fewer) over {len(self.qids)} queries; Holm correction over the "
+            f"Paired two-sided t-test and Fisher randomisation ({self.permutations:,} sign assignments, seed "
+            f"{self.seed}; exact where there are fewer) over {len(self.qids)} queries; Holm correction over the "
             f"{len(self.differences)} comparisons; {self.confidence:.0%} t intervals of the mean difference."
         )
 
@@ -190,7 +191,7 @@ def fisher_randomisation(differences: np.ndarray, *, permutations: int = 100_000
     """Fisher's two-sided randomisation test of each column's mean difference (Smucker, Allan and Carterette 2007).
 
     Under the null hypothesis each query's difference could as well have the other sign. All sign assignments are
-    taken when at most `permutations` of them differ; else that many are drawn and p = (extreme + 1) / (drawn + 1).
+    taken when there are at most `permutations` (and 2^17) of them; else that many are drawn and p = (extreme + 1) / (drawn + 1).
 
     Args:
         differences: (queries, columns).
@@ -205,7 +206,7 @@ def fisher_randomisation(differences: np.ndarray, *, permutations: int = 100_000
     for column in range(differences.shape[1]):
         values = differences[:, column]
         values = values[values != 0]
-        if len(values) and 2 ** min(len(values), 62) <= permutations:
+        if len(values) and 2 ** min(len(values), 62) <= min(permutations, _EXACT):
             signs = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
             p[column] = _extreme(signs.astype(np.float64), values[:, None])[0] / len(signs)
         elif len(values):
