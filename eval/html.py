@@ -97,17 +97,9 @@ def _legend(names: Sequence[str]) -> str:
 
 def _bars(comparison: Comparison) -> str:
     """A plot for each run and measure; those of one measure share their axis, so that heights compare."""
-    limits = {
-        row.measure: max(
-            (
-                float(abs(other.values).max(initial=0))
-                for other in comparison.differences
-                if other.measure == row.measure
-            ),
-            default=0.0,
-        )
-        for row in comparison.differences
-    }
+    limits: dict[str, float] = {}
+    for row in comparison.differences:
+        limits[row.measure] = max(limits.get(row.measure, 0.0), float(abs(row.values).max(initial=0)))
     plots = "".join(_bar_plot(row, comparison, limits[row.measure]) for row in comparison.differences)
     return f'<div class="plots">{plots}</div>'
 

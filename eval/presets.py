@@ -38,7 +38,7 @@ _DL_NOTE = "nDCG on grades 0 to 3; binary measures count grades 2 and 3; mean ov
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("beir", ("nDCG@10", "R@100"), note="documents with the query's own id are dropped where a collection says so"),
+        Preset("beir", ("nDCG@10", "R@100"), note="documents with the query's id are dropped where collections say"),
         Preset("trec-dl-2019", _DL, relevance_level=2, note=_DL_NOTE),
         Preset("trec-dl-2020", _DL, relevance_level=2, note=_DL_NOTE),
         Preset("trec-dl-2021", _DL, relevance_level=2, note=_DL_NOTE),

@@ -59,11 +59,13 @@ class Difference:
         return "better" if self.difference > 0 else "worse"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without the per-query differences."""
+        """Plain values for JSON, without the per-query differences; infinite ones (t, bounds) as None."""
         plain = asdict(self)
         del plain["values"]
-        plain["t"] = self.t if np.isfinite(self.t) else None
-        return plain
+        return {
+            name: None if isinstance(value, float) and not np.isfinite(value) else value
+            for name, value in plain.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def fisher_randomisation(differences: np.ndarray, *, permutations: int = 100_000
     """Fisher's two-sided randomisation test of each column's mean difference (Smucker, Allan and Carterette 2007).
 
     Under the null hypothesis each query's difference could as well have the other sign. All sign assignments are
-    taken when there are at most `permutations` (and 2^17) of them; else that many are drawn and p = (extreme + 1) / (drawn + 1).
+    taken when there are at most `permutations` (and 2^17) of them; else that many are drawn, and
+    p = (extreme + 1) / (drawn + 1).
 
     Args:
         differences: (queries, columns).
