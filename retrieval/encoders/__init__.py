@@ -1,1 +1,47 @@
-"""Text to vectors."""
+"""Text to vectors: dense, sparse and multi-vector encoders, and corpus encoding."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapters import as_encoder
+    from .base import Encoder, EncoderIdentity, MultiVectors, Vectors, identity
+    from .batching import Batching
+    from .corpus import encode_range, shard_encoding
+    from .load import load_encoder, load_minilm_path
+
+_HOMES = {
+    "Batching": "batching",
+    "Encoder": "base",
+    "EncoderIdentity": "base",
+    "MultiVectors": "base",
+    "Vectors": "base",
+    "as_encoder": "adapters",
+    "encode_range": "corpus",
+    "identity": "base",
+    "load_encoder": "load",
+    "load_minilm_path": "load",
+    "shard_encoding": "corpus",
+}
+
+__all__ = [
+    "Batching",
+    "Encoder",
+    "EncoderIdentity",
+    "MultiVectors",
+    "Vectors",
+    "as_encoder",
+    "encode_range",
+    "identity",
+    "load_encoder",
+    "load_minilm_path",
+    "shard_encoding",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
