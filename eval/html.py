@@ -15,13 +15,13 @@ __all__ = ["to_html"]
 _STYLE = """
 :root { color-scheme: light; --ink: #1c1917; --soft: #57534e; --line: #e7e5e4; --gain: #15803d; --loss: #c2410c; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 82rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 84rem; color: var(--ink); background: #fff;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
 h3 { font-size: .95rem; margin: 0 0 .25rem; font-weight: 600; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; border-bottom: 2px solid #d6d3d1; }
 .n { text-align: right; } tbody tr:hover { background: #fafaf9; }
 .better { color: var(--gain); font-weight: 600; } .worse { color: var(--loss); font-weight: 600; }

@@ -121,18 +121,18 @@ def _mean_cell(found: Evaluation, name: str, best: float, runs: int) -> str:
 
 
 def _differences(comparison: Comparison) -> Table:
-    head = ("run", "measure", "mean", "difference", f"{comparison.confidence:.0%} interval", "p t", "p t Holm",
-            "p Fisher", "p Fisher Holm", "win/tie/loss", "verdict")  # fmt: skip
+    head = ("run", "measure", "mean", "difference", f"{comparison.confidence:.0%} interval", "verdict", "win/tie/loss",
+            "p t", "p t Holm", "p Fisher", "p Fisher Holm")  # fmt: skip
     rows = tuple(
         (
             row.run, row.measure, f"{row.mean:.4f}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]",
+            row.verdict(comparison.alpha), f"{row.wins}/{row.ties}/{row.losses}",
             _p(row.p_t), _p(row.p_t_holm), _p(row.p_fisher), _p(row.p_fisher_holm),
-            f"{row.wins}/{row.ties}/{row.losses}", row.verdict(comparison.alpha),
         )
         for row in comparison.differences
     )  # fmt: skip
     notes = (comparison.note, f"The verdict goes by Holm-corrected Fisher randomisation at {comparison.alpha}.")
-    numeric = (False, False, *[True] * 8, False)
+    numeric = (False, False, True, True, True, False, *[True] * 5)
     return Table(f"Against {comparison.baseline}", head, rows, numeric, notes)
 
 
