@@ -91,10 +91,15 @@ def lambda_loss(
 ) -> Tensor:
     """LambdaLoss (Wang et al. 2018): L = −Σ_{y_i > y_j} w_ij log2 σ(σ₀ (s_i − s_j)), by rank r under the scores.
 
-    With G_i = (2^{y_i} − 1) / maxDCG@k and D_r = log2(1 + r): `ndcg-loss2` w = |1/D_{|i−j|} − 1/D_{|i−j|+1}| |G_i − G_j|
-    (FIRST's code calls this one LambdaRank), `lambdarank` w = |1/D_i − 1/D_j| |G_i − G_j|, `ndcg-loss2++` μ times the
-    first plus the second; `ndcg-loss1` takes all pairs with w = G_i / D_i. Both documents stand within rank k, as in
-    allRank (sentence-transformers keeps pairs with either of them there). `mean` divides by the number of pairs in the batch.
+    With G_i = (2^{y_i} − 1) / maxDCG@k and D_r = log2(1 + r), r the rank by score:
+
+    - `ndcg-loss2`: w = |1/D_{|i−j|} − 1/D_{|i−j|+1}| · |G_i − G_j| (FIRST's code calls this one LambdaRank);
+    - `lambdarank`: w = |1/D_i − 1/D_j| · |G_i − G_j|;
+    - `ndcg-loss2++`: μ times the first plus the second;
+    - `ndcg-loss1`: w = G_i / D_i over all pairs.
+
+    Both documents stand within rank k, as in allRank (sentence-transformers keeps pairs with either of them there).
+    `mean` divides by the number of pairs in the batch.
     """
     settings = settings or Lambda()
     order = _masked(scores.detach(), valid).argsort(dim=1, descending=True)

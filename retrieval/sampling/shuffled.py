@@ -1,0 +1,184 @@
+"""Shuffled examples with random negatives, kept from meeting their own copies in a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ...errors import ConfigError
+from .base import Draw
+
+if TYPE_CHECKING:
+    from ..training.examples import TrainingTable
+
+__all__ = ["ShuffledSampler", "Shuffling", "separate"]
+
+_ROUNDS = 20
+_ORDER, _NEGATIVES = 1, 2  # streams of random numbers, so that one setting does not move another
+
+
+@dataclass(frozen=True)
+class Shuffling:
+    """Settings of `ShuffledSampler`.
+
+    Attributes:
+        batch_size: over all processes.
+        seed: of everything drawn.
+        negatives: for each example.
+        unit: what an epoch goes through: every query with one of its positives, or every (query, positive).
+        missing_negatives: a query with too few gets random documents, or is left out.
+        deduplicate: see `separate`.
+    """
+
+    batch_size: int
+    seed: int
+    negatives: int = 0
+    unit: Literal["query", "pair"] = "query"
+    missing_negatives: Literal["random", "drop"] = "random"
+    deduplicate: bool = True
+
+
+class ShuffledSampler:
+    """Epochs of a fresh permutation each, cut into full batches; the tail that fills no batch differs by epoch.
+
+    Args:
+        table: the examples.
+        settings: see `Shuffling`.
+        part: the table's number in a mixture.
+
+    Raises:
+        ConfigError: fewer examples than a batch holds.
+    """
+
+    def __init__(self, table: TrainingTable, settings: Shuffling, *, part: int = 0) -> None:
+        self.table, self.settings, self.part = table, settings, part
+        rows = np.arange(len(table))
+        if settings.missing_negatives == "drop" and settings.negatives:
+            rows = rows[table.negatives() >= settings.negatives]
+        self._rows = rows
+        self._ends = np.cumsum(table.positives[rows].astype(np.int64)) if settings.unit == "pair" else None
+        self._size = len(rows) if self._ends is None else int(self._ends[-1]) if len(rows) else 0
+        if self._size < settings.batch_size:
+            raise ConfigError(
+                f"{table.name} gives {self._size} examples, a batch (all processes together) needs "
+                f"{settings.batch_size}; lower trainer.per_device_train_batch_size or give more data"
+            )
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.settings.batch_size
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self._size // self.batch_size
+
+    def draw(self, number: int, /) -> Draw:
+        epoch, place = divmod(number, self.batches_per_epoch)
+        rows, entries = self._examples(epoch)
+        slots = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        rows, positive = rows[slots], entries[slots]
+        generator = np.random.default_rng([self.settings.seed, _NEGATIVES, self.part, number])
+        negatives, documents = self._negatives(rows, generator)
+        return Draw(
+            self.part,
+            rows,
+            np.concatenate([self.table.entries[positive][:, None], documents], axis=1).astype(np.int64),
+            np.concatenate([positive[:, None], negatives], axis=1),
+        )
+
+    def _examples(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(table rows, entries of their positives) of an epoch, in batch order. The last epoch asked for is kept."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, *self._shuffle(epoch))
+        return self._epoch[1], self._epoch[2]
+
+    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng([self.settings.seed, _ORDER, self.part, epoch])
+        order = generator.permutation(self._size)[: self.batches_per_epoch * self.batch_size]
+        table = self.table
+        if self._ends is None:
+            rows = self._rows[order]
+            place = (generator.random(len(rows)) * table.positives[rows]).astype(np.int64)
+        else:
+            of = np.searchsorted(self._ends, order, side="right")
+            rows = self._rows[of]
+            place = order - (self._ends[of] - table.positives[rows])
+        entries = table.offsets[rows] + place
+        if self.settings.deduplicate:
+            keys = (table.query_keys(rows), table.document_keys(table.entries[entries]))
+            moved = separate(keys, self.batch_size, generator)
+            rows, entries = rows[moved], entries[moved]
+        return rows, entries
+
+    def _negatives(self, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Entries (B, k), -1 for random documents, and document rows (B, k)."""
+        wanted, table = self.settings.negatives, self.table
+        entries = np.full((len(rows), wanted), -1, dtype=np.int64)
+        documents = np.zeros((len(rows), wanted), dtype=np.int64)
+        if not wanted:
+            return entries, documents
+        starts = table.offsets[rows] + table.positives[rows]
+        counts = table.offsets[rows + 1] - starts
+        keys = generator.random((len(rows), max(int(counts.max()), wanted)))
+        keys[np.arange(keys.shape[1])[None, :] >= counts[:, None]] = 2.0
+        chosen = np.argsort(keys, axis=1, kind="stable")[:, :wanted]
+        there = np.take_along_axis(keys, chosen, axis=1) < 2.0
+        entries[there] = (starts[:, None] + chosen)[there]
+        documents[there] = table.entries[entries[there]]
+        if not there.all():
+            documents[~there] = self._random_documents(rows[np.nonzero(~there)[0]], generator)
+        return entries, documents
+
+    def _random_documents(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """A document that is no positive of its row, for each of `rows`."""
+        total = len(self.table.documents)
+        documents = generator.integers(0, total, len(rows))
+        for _ in range(_ROUNDS):
+            positives, owners = self.table.positives_of(rows)
+            known = owners * np.int64(total) + positives
+            bad = np.isin(np.arange(len(rows)) * np.int64(total) + documents, known)
+            if not bad.any():
+                break
+            documents[bad] = generator.integers(0, total, int(bad.sum()))
+        return documents
+
+
+def separate(keys: tuple[np.ndarray, ...], batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Exchange examples between batches until no key stands twice in one, where that can be had.
+
+    Args:
+        keys: arrays (m · batch_size,), one a kind of text; two examples of a batch may not share a value of any.
+        batch_size: examples in a batch.
+        generator: decides the partners.
+
+    Returns:
+        (m · batch_size,) int64, the example for every slot: a permutation.
+    """
+    order = np.arange(len(keys[0]))
+    best, fewest, idle = order.copy(), len(order) + 1, 0
+    while idle < _ROUNDS:
+        clashing = np.flatnonzero(
+            np.any([_repeats(key[order].reshape(-1, batch_size)).ravel() for key in keys], axis=0)
+        )
+        idle += 1
+        if len(clashing) < fewest:
+            best, fewest, idle = order.copy(), len(clashing), 0
+        if not len(clashing) or len(order) == batch_size:
+            break
+        partners = generator.choice(len(order), size=len(clashing), replace=False)
+        usable = ~np.isin(partners, clashing)
+        here, there = clashing[usable], partners[usable]
+        order[here], order[there] = order[there], order[here]
+    return best
+
+
+def _repeats(keys: np.ndarray) -> np.ndarray:
+    """True at every slot whose key stands at an earlier slot of its row too. (m, B) bool."""
+    order = np.argsort(keys, axis=1, kind="stable")
+    ordered = np.take_along_axis(keys, order, axis=1)
+    repeats = np.zeros(keys.shape, dtype=bool)
+    np.put_along_axis(repeats, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return repeats

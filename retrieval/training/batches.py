@@ -1,0 +1,190 @@
+"""From drawn integers to the texts and side values of a batch, and to a data loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..sampling import BatchKey, Draw, MixtureSampler, Sampler, ShuffledSampler
+from ..sampling.shuffled import Shuffling
+from .blocks import Block, RandomSampling
+from .examples import TrainingTable
+
+__all__ = ["CandidateExamples", "DenseExamples", "Row", "SideCollator", "allowed_documents", "make_sampler"]
+
+
+def make_sampler(
+    tables: Sequence[TrainingTable], block: Block, *, batch_size: int, seed: int, weights: Sequence[float] | None = None
+) -> Sampler:
+    """The sampler that a method's `sampling` block asks for.
+
+    Args:
+        tables: one a collection.
+        block: the configuration's block.
+        batch_size: over all processes.
+        weights: shares of the collections; None is by size.
+    """
+    samplers = [_SAMPLERS[type(block)](table, block, batch_size, seed, part) for part, table in enumerate(tables)]
+    return samplers[0] if len(samplers) == 1 else MixtureSampler(samplers, weights, seed)
+
+
+def _shuffled(table: TrainingTable, block: Any, batch_size: int, seed: int, part: int) -> Sampler:
+    chosen: RandomSampling = block
+    settings = Shuffling(
+        batch_size,
+        seed,
+        negatives=chosen.negatives if chosen.negatives is not None else int(table.report.negatives > 0),
+        unit=chosen.unit,
+        missing_negatives=chosen.missing_negatives,
+        deduplicate=chosen.deduplicate,
+    )
+    return ShuffledSampler(table, settings, part=part)
+
+
+_SAMPLERS: dict[type[Block], Callable[[TrainingTable, Any, int, int, int], Sampler]] = {RandomSampling: _shuffled}
+
+Row = tuple[dict[str, Any], dict[str, np.ndarray]]
+"""The text columns of one example, and its side values."""
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """A map-style dataset whose keys are batches."""
+
+    tables: Sequence[TrainingTable]
+    sampler: Sampler
+
+    def __len__(self) -> int:
+        return self.sampler.batches_per_epoch * self.sampler.batch_size
+
+    def __getitem__(self, key: BatchKey) -> list[Row]:
+        return self.__getitems__(key)
+
+    def __getitems__(self, key: BatchKey) -> list[Row]:
+        """The rows of a batch's slots."""
+        draw = self.sampler.draw(key.number)
+        table = self.tables[draw.part]
+        mine = slice(key.start, key.stop)
+        side = {"labels": _labels(table, draw)[mine]}
+        side |= {name: _at_entries(values, draw)[mine] for name, values in table.scores.items() if name != "labels"}
+        queries = [table.query_texts[row] for row in table.queries[draw.rows[mine]].tolist()]
+        shape = draw.documents[mine].shape
+        flat = table.documents.texts(draw.documents[mine].ravel())
+        texts = [flat[start : start + shape[1]] for start in range(0, len(flat), shape[1])]
+        return self._rows(queries, texts, side, table, draw, mine)
+
+    def _rows(
+        self,
+        queries: list[str],
+        texts: list[list[str]],
+        side: dict[str, np.ndarray],
+        table: TrainingTable,
+        draw: Draw,
+        mine: slice,
+    ) -> list[Row]:
+        raise NotImplementedError
+
+    def qids(self, number: int) -> list[str]:
+        """Query ids of a batch, for messages."""
+        draw = self.sampler.draw(number)
+        return self.tables[draw.part].qids(draw.rows)
+
+
+class DenseExamples(_Examples):
+    """Columns query, positive, negative_1 …, and which documents of the batch may count as a query's negatives."""
+
+    def _rows(
+        self,
+        queries: list[str],
+        texts: list[list[str]],
+        side: dict[str, np.ndarray],
+        table: TrainingTable,
+        draw: Draw,
+        mine: slice,
+    ) -> list[Row]:
+        side = {**side, "allowed": allowed_documents(table, draw, mine)}
+        names = ["positive", *(f"negative_{number}" for number in range(1, draw.documents.shape[1]))]
+        return [
+            (
+                {"query": query, **dict(zip(names, row, strict=True))},
+                {name: values[at] for name, values in side.items()},
+            )
+            for at, (query, row) in enumerate(zip(queries, texts, strict=True))
+        ]
+
+
+class CandidateExamples(_Examples):
+    """Columns query and documents (a list, the positive first)."""
+
+    def _rows(
+        self,
+        queries: list[str],
+        texts: list[list[str]],
+        side: dict[str, np.ndarray],
+        table: TrainingTable,
+        draw: Draw,
+        mine: slice,
+    ) -> list[Row]:
+        return [
+            ({"query": query, "documents": row}, {name: values[at] for name, values in side.items()})
+            for at, (query, row) in enumerate(zip(queries, texts, strict=True))
+        ]
+
+
+def _at_entries(values: np.ndarray, draw: Draw) -> np.ndarray:
+    """Values of the drawn documents, NaN where a document is no entry. (B, 1 + k) float32."""
+    return np.where(draw.entries >= 0, values[np.maximum(draw.entries, 0)], np.float32(np.nan)).astype(np.float32)
+
+
+def _labels(table: TrainingTable, draw: Draw) -> np.ndarray:
+    """The label of each drawn document: from the labels' run, else its grade, else 0. (B, 1 + k) float32."""
+    grades = np.nan_to_num(_at_entries(table.grades, draw))
+    if "labels" not in table.scores:
+        return grades
+    given = _at_entries(table.scores["labels"], draw)
+    return np.where(np.isnan(given), grades, given)
+
+
+def allowed_documents(table: TrainingTable, draw: Draw, mine: slice) -> np.ndarray:
+    """Which documents of the whole batch may count against a query: not its labelled positives, not copies of them by
+    text, not the positives of another query of the same text. Its own positive is allowed.
+
+    Returns:
+        (slots, B · (1 + k)) bool; columns are all positives, then all first negatives, and so on.
+    """
+    documents = table.document_keys(draw.documents.T.ravel())
+    rows = draw.rows[mine]
+    allowed = np.ones((len(rows), len(documents)), dtype=bool)
+    positives, owners = table.positives_of(rows)
+    order = np.argsort(documents, kind="stable")
+    wanted = table.document_keys(positives)
+    left = np.searchsorted(documents[order], wanted, side="left")
+    counts = np.searchsorted(documents[order], wanted, side="right") - left
+    starts = np.repeat(left - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+    allowed[np.repeat(owners, counts), order[starts + np.arange(counts.sum())]] = False
+    keys = table.query_keys(draw.rows)
+    allowed[:, : len(draw)] &= keys[mine][:, None] != keys[None, :]
+    allowed[np.arange(len(rows)), np.arange(len(draw))[mine]] = True
+    return allowed
+
+
+class SideCollator:
+    """Collates texts as sentence-transformers does, and puts the side values under `label` as a dict of tensors.
+
+    Args:
+        texts: sentence-transformers' collator of the text columns.
+    """
+
+    def __init__(self, texts: Any) -> None:
+        self.texts = texts
+        self.valid_label_columns: list[str] = []
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        batch = self.texts([columns for columns, _ in rows])
+        names = rows[0][1].keys()
+        batch["label"] = {name: torch.from_numpy(np.stack([side[name] for _, side in rows])) for name in names}
+        return batch

@@ -1,0 +1,161 @@
+"""From the configuration's data block to training tables, cached by what went into them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import ConfigError
+from ...files import cache_dir, fsync_dir, sha256_file
+from .blocks import Part, Runs
+from .examples import RoleRuns, TrainingTable, build_columns, write_table
+
+if TYPE_CHECKING:
+    from ...eval.collection import Collection
+    from ...eval.run import Run
+
+__all__ = ["make_table", "open_table", "open_tables"]
+
+_LOG = logging.getLogger(__name__)
+_FORMAT = 1
+
+
+def open_tables(parts: Sequence[Part]) -> list[TrainingTable]:
+    """The training table of every collection in the configuration."""
+    return [open_table(part) for part in parts]
+
+
+def open_table(part: Part) -> TrainingTable:
+    """Join one collection with its runs, or map what an earlier call joined from the same data.
+
+    Raises:
+        DataError: see `build_columns`.
+        ConfigError: two teachers of one name.
+    """
+    from ...eval.collection import open_collection
+
+    collection = open_collection(part.collection)
+    fingerprint = _digest(
+        _collection_fingerprint(collection, part.split),
+        f"{part.split} {part.positive_grade}",
+        *(f"{role} {Path(path).name} {sha256_file(path)}" for role, path in part.runs.files()),
+    )
+    if not (_home() / fingerprint).exists():
+        _build(collection, part.split, _read(part.runs), part.positive_grade, fingerprint)
+    return _opened(collection, part.split, fingerprint)
+
+
+def make_table(
+    collection: Collection, split: str, runs: RoleRuns | None = None, *, positive_grade: int = 1
+) -> TrainingTable:
+    """As `open_table`, from a collection and runs in memory."""
+    runs = runs or RoleRuns()
+    named = [*((f"negatives {number}", run) for number, run in enumerate(runs.negatives)), *runs.scores().items()]
+    fingerprint = _digest(
+        _collection_fingerprint(collection, split),
+        f"{split} {positive_grade}",
+        *(f"{name} {_run_fingerprint(run)}" for name, run in named),
+    )
+    if not (_home() / fingerprint).exists():
+        _build(collection, split, runs, positive_grade, fingerprint)
+    return _opened(collection, split, fingerprint)
+
+
+def _opened(collection: Collection, split: str, fingerprint: str) -> TrainingTable:
+    table = TrainingTable(_home() / fingerprint, collection, split)
+    for line in table.report.lines():
+        _LOG.info("%s, split %s: %s", collection.name, split, line)
+    return table
+
+
+def _home() -> Path:
+    return cache_dir() / "training"
+
+
+def _build(collection: Collection, split: str, runs: RoleRuns, positive_grade: int, fingerprint: str) -> None:
+    """Write beside the final name, then rename; whoever is second throws its own away."""
+    table, report = build_columns(collection, split, runs, positive_grade=positive_grade)
+    folder = _home() / fingerprint
+    temporary = folder.with_name(f".{os.getpid()}.tmp.{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_table(temporary, table, report, collection, split, fingerprint)
+        if not folder.exists():
+            os.rename(temporary, folder)
+            fsync_dir(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(runs: Runs) -> RoleRuns:
+    from ...eval.files import read_run
+
+    teachers: dict[str, Run] = {}
+    for path in runs.teachers:
+        name = _stem(path)
+        if name in teachers or name in ("first_stage", "labels", "query", "positives", "documents", "grade"):
+            raise ConfigError(f"data.runs.teachers: {name!r} cannot name a second column; rename the file {path}")
+        teachers[name] = read_run(path)
+    return RoleRuns(
+        tuple(read_run(path) for path in runs.negatives),
+        teachers,
+        read_run(runs.first_stage) if runs.first_stage else None,
+        read_run(runs.labels) if runs.labels else None,
+    )
+
+
+def _stem(path: str) -> str:
+    """ "scores/bert-cat.run.gz" → "bert-cat"."""
+    return Path(path).name.split(".")[0]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join((f"training table {_FORMAT}", *parts)).encode()).hexdigest()[:32]
+
+
+def _array_digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _strings_digest(strings: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in strings:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _collection_fingerprint(collection: Collection, split: str) -> str:
+    queries, judgments = collection.queries(split), collection.judgments(split)
+    return " ".join(
+        (
+            collection.documents.fingerprint,
+            _strings_digest(list(queries.ids)),
+            _strings_digest(queries.texts),
+            _strings_digest(list(judgments.qids)),
+            _strings_digest(list(judgments.vocabulary)),
+            _array_digest(judgments.offsets, judgments.codes, judgments.grades),
+        )
+    )
+
+
+def _run_fingerprint(run: Run) -> str:
+    raw = run.columns.get("raw", run.scores)
+    return " ".join(
+        (
+            _strings_digest(list(run.qids)),
+            _strings_digest(list(run.vocabulary)),
+            _array_digest(run.offsets, run.codes, np.asarray(raw)),
+        )
+    )

@@ -1,0 +1,341 @@
+"""The training table: a collection's split joined with runs by role, once, into memory-mapped integers.
+
+An Arrow dataset, one row a query:
+
+    query        int32           row in the split's queries
+    positives    int32           how many of `documents` are positives; they come first
+    documents    list<int32>     rows in the collection's documents: positives, then negatives in run order
+    grade        list<float>     judged grade of each document, 0 where it has none
+    NAME         list<float>     one column a teacher (by file stem), `first_stage` and `labels`: NaN where unscored
+
+Nothing is a Python object per pair, and positives × negatives are never multiplied out: forty million scored pairs are
+40e6 × (4 + 4 + 4 a teacher) bytes on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from ... import progress
+from ...errors import DataError
+from ...eval.run import Run
+from ...files import read_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ...eval.collection import Collection, Documents
+
+__all__ = ["RoleRuns", "TableReport", "TrainingTable", "build_columns", "find_twins"]
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class RoleRuns:
+    """Runs by role, read already. Teachers go by the name that losses call them by."""
+
+    negatives: Sequence[Run] = ()
+    teachers: Mapping[str, Run] = field(default_factory=dict)
+    first_stage: Run | None = None
+    labels: Run | None = None
+
+    def scores(self) -> dict[str, Run]:
+        """The runs that give a float column, by column name."""
+        extra = {"first_stage": self.first_stage, "labels": self.labels}
+        return {**self.teachers, **{name: run for name, run in extra.items() if run is not None}}
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What was joined, and what was left out of it."""
+
+    queries: int
+    positives: int
+    negatives: int
+    without_positives: int
+    without_negatives: int
+    negatives_judged_relevant: int
+    unknown_judged_documents: int
+    run_queries_outside_split: int
+    missing_scores: Mapping[str, int] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """One line for each count that a user should see."""
+        shown = [f"{self.queries} queries, {self.positives} positives, {self.negatives} negatives"]
+        told = {
+            "queries without a positive: left out": self.without_positives,
+            "queries without a negative": self.without_negatives,
+            "negatives that are judged relevant: removed": self.negatives_judged_relevant,
+            "judgments of documents that the collection lacks: ignored": self.unknown_judged_documents,
+            "queries of the runs outside the split: ignored": self.run_queries_outside_split,
+        }
+        told |= {f"documents without a score in {name!r}": count for name, count in self.missing_scores.items()}
+        return shown + [f"{count} {what}" for what, count in told.items() if count]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """(query row, document row, value) entries in arrays of one length."""
+
+    query: np.ndarray
+    document: np.ndarray
+    value: np.ndarray
+
+    def where(self, keep: np.ndarray) -> _Pairs:
+        return _Pairs(self.query[keep], self.document[keep], self.value[keep])
+
+    def keys(self, documents: int) -> np.ndarray:
+        return self.query * np.int64(documents) + self.document
+
+
+def build_columns(
+    collection: Collection, split: str, runs: RoleRuns, *, positive_grade: int = 1
+) -> tuple[pa.Table, TableReport]:
+    """Join judgments and runs into the columns above.
+
+    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade.
+
+    Raises:
+        DataError: a run has documents that the collection lacks, or no query has a positive.
+    """
+    size, queries = len(collection.documents), collection.queries(split)
+    judged, unknown = _judged(collection, split)
+    positives = judged.where(judged.value >= positive_grade)
+    kept = np.unique(positives.query)
+    if not len(kept):
+        raise DataError(
+            f"{collection.name}, split {split}: no query has a document of grade {positive_grade} or better"
+        )
+    outside = 0
+    candidates = [_Pairs(*(np.zeros(0, np.int64),) * 3)]
+    for run in runs.negatives:
+        pairs, beyond = _run_pairs(run, collection, split)
+        candidates.append(pairs)
+        outside += beyond
+    negatives = _first_of_each(_concatenate(candidates), size)
+    negatives = negatives.where(np.isin(negatives.query, kept))
+    relevant = np.isin(negatives.keys(size), judged.where(judged.value >= 1).keys(size))
+    negatives = negatives.where(~relevant)
+    table, keys = _assemble(kept, positives, negatives, judged, size)
+    missing: dict[str, int] = {}
+    for name, run in runs.scores().items():
+        pairs, beyond = _run_pairs(run, collection, split)
+        outside += beyond
+        column = _lookup(pairs.keys(size), pairs.value, keys, np.nan)
+        missing[name] = int(np.isnan(column).sum())
+        table = table.append_column(name, _lists(table.column("documents").chunk(0), column))
+    report = TableReport(
+        queries=len(kept),
+        positives=len(positives.query),
+        negatives=len(negatives.query),
+        without_positives=len(queries) - len(kept),
+        without_negatives=len(kept) - len(np.unique(negatives.query)) if runs.negatives else 0,
+        negatives_judged_relevant=int(relevant.sum()),
+        unknown_judged_documents=unknown,
+        run_queries_outside_split=outside,
+        missing_scores=missing,
+    )
+    return table, report
+
+
+def _judged(collection: Collection, split: str) -> tuple[_Pairs, int]:
+    judgments = collection.judgments(split)
+    query = collection.queries(split).ids.rows(judgments.qids)[judgments.query_rows]
+    document = collection.documents.rows(judgments.vocabulary)[judgments.codes]
+    pairs = _Pairs(query, document, judgments.grades.astype(np.float32))
+    return pairs.where((query >= 0) & (document >= 0)), int((document < 0).sum())
+
+
+def _run_pairs(run: Run, collection: Collection, split: str) -> tuple[_Pairs, int]:
+    """A run's entries for the split's queries, and how many of its queries are not in the split."""
+    rows = collection.queries(split).ids.rows(run.qids)
+    query = rows[run.query_rows]
+    document = collection.documents.rows(run.vocabulary)[run.codes]
+    unknown = np.flatnonzero((query >= 0) & (document < 0))
+    if len(unknown):
+        at = int(unknown[0])
+        raise DataError(
+            f"run {run.tag!r}: document {run.vocabulary[int(run.codes[at])]!r} of query "
+            f"{run.qids[int(run.query_rows[at])]!r} is not in {collection.name} ({len(unknown)} entries like it); "
+            "give runs that were made on this collection"
+        )
+    scores = run.columns.get("raw", run.scores)  # a reranker's raw logits, where its order needed other scores
+    return _Pairs(query, document, np.asarray(scores, np.float32)).where(query >= 0), int((rows < 0).sum())
+
+
+def _concatenate(parts: Sequence[_Pairs]) -> _Pairs:
+    return _Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("query", "document", "value")))
+
+
+def _first_of_each(pairs: _Pairs, size: int) -> _Pairs:
+    """Each (query, document) once, in the order of first appearance."""
+    _, first = np.unique(pairs.keys(size), return_index=True)
+    return pairs.where(np.sort(first))
+
+
+def _assemble(
+    kept: np.ndarray, positives: _Pairs, negatives: _Pairs, judged: _Pairs, size: int
+) -> tuple[pa.Table, np.ndarray]:
+    """The table without score columns, and the (query, document) key of each of its entries."""
+    both = _concatenate([positives, negatives])
+    role = np.repeat(np.array([0, 1], np.int8), [len(positives.query), len(negatives.query)])
+    order = np.lexsort([role, both.query])  # stable: judged order, then run order
+    both = both.where(order)
+    keys = both.keys(size)
+    counts = np.bincount(np.searchsorted(kept, both.query), minlength=len(kept))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    documents = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(both.document.astype(np.int32)))
+    grades = _lookup(judged.keys(size), judged.value, keys, 0.0)
+    columns = {
+        "query": pa.array(kept.astype(np.int32)),
+        "positives": pa.array(
+            np.bincount(np.searchsorted(kept, positives.query), minlength=len(kept)).astype(np.int32)
+        ),
+        "documents": documents,
+        "grade": _lists(documents, grades),
+    }
+    return pa.table(columns), keys
+
+
+def _lists(like: pa.LargeListArray, values: np.ndarray) -> pa.LargeListArray:
+    return pa.LargeListArray.from_arrays(like.offsets, pa.array(values.astype(np.float32)))
+
+
+def _lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: float) -> np.ndarray:
+    """The value of each wanted key, float32."""
+    if not len(keys):
+        return np.full(len(wanted), missing, np.float32)
+    order = np.argsort(keys, kind="stable")
+    place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+    found = keys[order][place] == wanted
+    return np.where(found, values[order][place], np.float32(missing)).astype(np.float32)
+
+
+def find_twins(texts: Any, rows: np.ndarray, description: str) -> np.ndarray:
+    """(m, 2) int64: rows whose text stands at an earlier row too, with that row; sorted by the first column.
+
+    Args:
+        texts: function from an array of rows to their texts.
+        rows: (n,) the rows to compare, ascending.
+    """
+    digests = np.empty(len(rows), dtype=np.uint64)
+    with progress.task(description, len(rows)) as advance:
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            hashed = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts(block))
+            digests[start : start + len(block)] = np.frombuffer(hashed, dtype=np.uint64)
+            advance(len(block))
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    canonical = rows[first[inverse]]
+    again = canonical != rows
+    return np.stack([rows[again], canonical[again]], axis=1).astype(np.int64)
+
+
+class TrainingTable:
+    """A training table on disk, memory-mapped, with the texts it points to.
+
+    Attributes:
+        queries: (n,) int32 rows into `query_texts`.
+        positives: (n,) int32, how many of each row's documents are positives.
+        offsets: (n + 1,) int64; the entries of row i are offsets[i]:offsets[i + 1].
+        entries: (e,) int32 document rows.
+        grades: (e,) float32.
+        scores: (e,) float32 by column name.
+        report: the counts of the join.
+        fingerprint: of everything that went into it.
+    """
+
+    def __init__(self, folder: Path, collection: Collection, split: str) -> None:
+        self.folder, self.name = folder, collection.name
+        self.documents: Documents = collection.documents
+        split_queries = collection.queries(split)
+        self.query_ids, self.query_texts = split_queries.ids, split_queries.texts
+        with pa.memory_map(str(folder / "table.arrow")) as source:
+            table = pa.ipc.open_stream(source).read_all().combine_chunks()
+        lists = table.column("documents").chunk(0)
+        self.queries = np.asarray(table.column("query").chunk(0))
+        self.positives = np.asarray(table.column("positives").chunk(0))
+        self.offsets = np.asarray(lists.offsets)
+        self.entries = np.asarray(lists.values)
+        self.grades = np.asarray(table.column("grade").chunk(0).values)
+        plain = {"query", "positives", "documents", "grade"}
+        self.scores = {
+            name: np.asarray(table.column(name).chunk(0).values) for name in table.column_names if name not in plain
+        }
+        meta = read_json(folder / "meta.json")
+        self.fingerprint: str = meta["fingerprint"]
+        self.report = TableReport(**meta["report"])
+        self._query_twins, self._document_twins = (
+            np.load(folder / f"{kind}_twins.npy") for kind in ("query", "document")
+        )
+
+    def __len__(self) -> int:
+        """The number of queries."""
+        return len(self.queries)
+
+    def __repr__(self) -> str:
+        return f"TrainingTable({self.name!r}: {self.report.lines()[0]})"
+
+    def dataset(self) -> Dataset:
+        """The same file as a `datasets.Dataset`."""
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self.folder / "table.arrow"))
+
+    def negatives(self) -> np.ndarray:
+        """How many negatives each row has. (n,) int64."""
+        return np.diff(self.offsets) - self.positives
+
+    def query_keys(self, rows: np.ndarray) -> np.ndarray:
+        """A number for each table row's query, equal for queries of equal text. Shape as `rows`."""
+        return _untwin(self._query_twins, self.queries[rows].astype(np.int64))
+
+    def document_keys(self, documents: np.ndarray) -> np.ndarray:
+        """A number for each document row, equal for documents of equal text. Shape as `documents`."""
+        return _untwin(self._document_twins, documents.astype(np.int64))
+
+    def positives_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Document rows of all positives of `rows`, and for each the place in `rows` that it belongs to."""
+        counts = self.positives[rows].astype(np.int64)
+        owners = np.repeat(np.arange(len(rows)), counts)
+        starts = self.offsets[rows] - np.concatenate([[0], np.cumsum(counts)[:-1]]) if len(rows) else counts
+        return self.entries[np.repeat(starts, counts) + np.arange(counts.sum())], owners
+
+    def qids(self, rows: np.ndarray) -> list[str]:
+        """Query ids of table rows."""
+        return self.query_ids.take(self.queries[rows])
+
+
+def _untwin(twins: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    if not len(twins):
+        return rows
+    place = np.minimum(np.searchsorted(twins[:, 0], rows), len(twins) - 1)
+    return np.where(twins[place, 0] == rows, twins[place, 1], rows)
+
+
+def write_table(
+    folder: Path, table: pa.Table, report: TableReport, collection: Collection, split: str, fingerprint: str
+) -> None:
+    """Write the files of a training table into an empty folder."""
+    import json
+
+    with pa.OSFile(str(folder / "table.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    texts = collection.queries(split).texts
+    used = np.unique(np.asarray(table.column("query")))
+    twins = find_twins(lambda rows: [texts[row] for row in rows.tolist()], used.astype(np.int64), "compare queries")
+    np.save(folder / "query_twins.npy", twins)
+    lists = table.column("documents").chunk(0)
+    used = np.unique(np.asarray(lists.values)).astype(np.int64)
+    np.save(folder / "document_twins.npy", find_twins(collection.documents.texts, used, "compare documents"))
+    meta = {"fingerprint": fingerprint, "report": asdict(report)}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
