@@ -13,6 +13,7 @@ import yaml
 from ..errors import ConfigError, DataError, nearest
 from .collection import Conventions
 from .lines import field_text, find_file, read_jsonl, read_lines
+from .presets import PRESETS
 
 __all__ = ["IDENTICAL_IDS", "folder_conventions", "read_excluded", "read_settings"]
 
@@ -52,6 +53,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         for key, value in settings.items()
         if key not in _SETTINGS or not isinstance(value, _SETTINGS[key][0])
     ]
+    preset = settings.get("preset")
+    if isinstance(preset, str) and preset not in PRESETS:
+        problems.append(f"unknown preset {preset!r}{nearest(preset, PRESETS)}; there are {', '.join(PRESETS)}")
     if problems:
         raise ConfigError(f"{path}: bad settings", problems)
     return settings

@@ -24,6 +24,15 @@ __all__ = ["IrDatasetsCollection", "is_known", "known_ids"]
 
 _EXCLUDED = "Excluded from evaluation"  # the words with which BRIGHT's judgments mark such a grade
 _ONLY_SPLIT = "test"
+_PRESETS = {  # by the start of an id
+    "beir/": "beir",
+    "nano-beir/": "beir",
+    "bright/": "bright",
+    "msmarco-passage/dev": "msmarco-dev",
+    "msmarco-passage/trec-dl-2019": "trec-dl-2019",
+    "msmarco-passage/trec-dl-2020": "trec-dl-2020",
+    "msmarco-passage-v2/trec-dl-2021": "trec-dl-2021",
+}
 
 
 def _package() -> Any:
@@ -127,6 +136,7 @@ class IrDatasetsCollection(CollectionBase):
         return Conventions(
             drop_identical_ids=self.corpus_id in {f"beir/{name}" for name in IDENTICAL_IDS},
             excluded={qid: tuple(dict.fromkeys(documents)) for qid, documents in excluded.items()},
+            preset=next((preset for start, preset in _PRESETS.items() if self.name.startswith(start)), None),
         )
 
 

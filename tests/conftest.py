@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 import string
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 
 # --- tiny random models: real classes of sentence-transformers over a two-layer BERT of random weights ---
 
@@ -112,3 +115,64 @@ def tiny_cross_encoder(tiny_models: Path) -> Any:
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(str(tiny_models / "cross_encoder"), device="cpu")
+
+
+# --- collections ---
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Derived files of the tests go to a folder of their own, never to the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RTK_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real collections: `$RTK_DATA`, else `shared/data` beside the repository; skips without it."""
+    folder = Path(os.environ.get("RTK_DATA") or Path(__file__).resolve().parent.parent.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("real collections are not here; set RTK_DATA to their folder")
+    return folder
+
+
+@pytest.fixture
+def beir_folder(tmp_path: Path) -> Callable[..., Path]:
+    """A maker of small folders in BEIR layout: `beir_folder(name="tiny", corpus=[...], queries=[...], qrels={...},
+    compress=False)`. `corpus` and `queries` hold objects, or strings that stand for whole lines; `qrels` maps a split
+    to (query id, document id, grade) rows. Left out, they are four documents, three queries and the split `test`."""
+
+    def make(
+        name: str = "tiny", corpus: Any = None, queries: Any = None, qrels: Any = None, compress: bool = False
+    ) -> Path:
+        if corpus is None:
+            corpus = [
+                {"_id": "007", "title": "Bond", "text": "a spy with a number"},
+                {"_id": "7", "title": "", "text": "the number seven"},
+                {"_id": "größe #1", "title": "Größe", "text": "日本語 text"},
+                {"_id": "d4", "text": "merge sorted lists"},
+            ]
+        if queries is None:
+            queries = [{"_id": f"q{number}", "text": text} for number, text in enumerate(["spy", "seven", "merge"])]
+        if qrels is None:
+            qrels = {"test": [("q0", "007", 2), ("q2", "d4", 1), ("q2", "7", 0)]}
+        suffix = ".gz" if compress else ""
+        folder = tmp_path / name
+        (folder / "qrels").mkdir(parents=True)
+        files = {"corpus.jsonl": corpus, "queries.jsonl": queries}
+        texts = {
+            file: "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+            for file, lines in files.items()
+        }
+        for split, rows in qrels.items():
+            texts[f"qrels/{split}.tsv"] = "query-id\tcorpus-id\tscore\n" + "".join(
+                "\t".join(map(str, row)) + "\n" for row in rows
+            )
+        for file, text in texts.items():
+            data = text.encode("utf-8")
+            (folder / (file + suffix)).write_bytes(gzip.compress(data) if compress else data)
+        return folder
+
+    return make
