@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .base import Request
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["TokenCounter", "request_groups", "token_batches"]
 
@@ -26,18 +30,18 @@ def request_groups(requests: Iterable[Request], candidates: int) -> Iterator[lis
         yield group
 
 
-def token_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Split items of these lengths (n,) into batches of at most `budget` tokens, padding included, longest first.
+def token_batches(lengths: np.ndarray, tokens: int | None, device: torch.device) -> Iterator[np.ndarray]:
+    """Rows of batches of at most so many tokens, padding included, longest first; see `encoders.batching`.
 
-    An item longer than the budget is a batch of its own. Yields rows, (batch,) int64.
+    Args:
+        lengths: (n,) tokens of each item.
+        tokens: the budget; None takes what suits the device.
+        device: where the model is.
     """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        width = max(int(lengths[order[start]]), 1)
-        size = max(budget // width, 1)
-        yield order[start : start + size]
-        start += size
+    from ..encoders.batching import batches, default_batching
+
+    batching = default_batching(device)
+    return batches(lengths, batching if tokens is None else replace(batching, tokens=tokens))
 
 
 class TokenCounter:

@@ -10,7 +10,6 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Request, Result, Usage, ranked_result
 from .batching import TokenCounter, request_groups, token_batches
-from .weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -27,7 +26,7 @@ class CrossEncoderReranker:
     Args:
         model: the cross-encoder.
         max_length: tokens of a pair; the longer side (the document) is cut. None leaves the model's own.
-        batch_tokens: tokens in a batch, padding included.
+        batch_tokens: tokens in a batch, padding included; None takes what suits the device.
         group_pairs: pairs that are sorted together; more waste less padding.
         label: which label's logit scores, for a model with more than two.
         name: what the model is called in records; its own path by default.
@@ -40,7 +39,7 @@ class CrossEncoderReranker:
         model: CrossEncoder,
         *,
         max_length: int | None = None,
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
         group_pairs: int = 2048,
         label: int | None = None,
         name: str | None = None,
@@ -59,10 +58,12 @@ class CrossEncoderReranker:
 
     def identity(self) -> dict[str, Any]:
         """Model, its weights' fingerprint, length and precision."""
+        from ..encoders.fingerprint import fingerprint
+
         return {
             "reranker": "cross-encoder",
             "model": self.name,
-            "fingerprint": weights_fingerprint(self.model),
+            "fingerprint": fingerprint(self.model.children()),
             "max_length": self.max_length,
             "label": self.label,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -96,7 +97,7 @@ class CrossEncoderReranker:
         distinct = list(first)
         _, where = np.unique(slots, return_index=True)
         scores = np.zeros(len(distinct), dtype=np.float32)
-        for rows in token_batches(lengths[where], self.batch_tokens):
+        for rows in token_batches(lengths[where], self.batch_tokens, self.model.device):
             scores[rows] = self._logits([distinct[row] for row in rows.tolist()])
         return scores[slots]
 

@@ -17,7 +17,6 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Request, Result, Usage, ranked_result
 from .batching import TokenCounter, token_batches
-from .weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
@@ -51,7 +50,7 @@ class MaxSimReranker:
         model: a MultiVectorEncoder, or a SentenceTransformer, whose token embeddings (before pooling) are taken without
             the tokenizer's special tokens and normalised.
         query_length, document_length: tokens to read of each; None leaves the model's own.
-        batch_tokens: tokens in a batch, padding included.
+        batch_tokens: tokens in a batch, padding included; None takes what suits the device.
         cache_megabytes: how much memory the token vectors of documents may take that are kept because candidates come
             again for other queries. The cache lives as long as one call of `rerank`.
         special_tokens: keep special tokens ([CLS], [SEP]) of a SentenceTransformer.
@@ -66,7 +65,7 @@ class MaxSimReranker:
         *,
         query_length: int | None = None,
         document_length: int | None = None,
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
         cache_megabytes: int = 512,
         special_tokens: bool = False,
         name: str | None = None,
@@ -83,10 +82,12 @@ class MaxSimReranker:
 
     def identity(self) -> dict[str, Any]:
         """Model, its weights' fingerprint, lengths and which tokens count."""
+        from ..encoders.fingerprint import fingerprint
+
         return {
             "reranker": "maxsim",
             "model": self.name,
-            "fingerprint": weights_fingerprint(self.model),
+            "fingerprint": fingerprint(self.model.children()),
             **{f"{task}_length": limit for task, limit in self.lengths.items()},
             "special_tokens": self.special_tokens,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -112,7 +113,7 @@ class MaxSimReranker:
         """Normalised token vectors of every text, and how many tokens were read."""
         lengths = self._counters[task](texts) + 2  # [CLS] and [SEP], or what stands for them
         found: list[Tokens] = [np.zeros((0, 1), np.float32)] * len(texts)
-        for rows in token_batches(lengths, self.batch_tokens):
+        for rows in token_batches(lengths, self.batch_tokens, self.model.device):
             part = self._embed([texts[row] for row in rows.tolist()], task, self.lengths[task], self.special_tokens)
             for row, tokens in zip(rows.tolist(), part, strict=True):
                 found[row] = _normalised(tokens)

@@ -1,0 +1,121 @@
+"""Whether an encoder and an index belong together, and which encoder an index asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import IndexMismatch, RtkError
+from ..indexes.base import Index
+from ..indexes.manifest import Manifest, read_manifest
+from .encoders.base import EncoderIdentity, identity
+
+if TYPE_CHECKING:
+    from .encoders.base import Encoder
+
+__all__ = ["check_belonging", "load_declared_encoder", "manifest_of"]
+
+
+def manifest_of(index: Index) -> Manifest | None:
+    """The manifest of an index that was opened from a folder."""
+    folder = getattr(index, "folder", None)
+    return None if folder is None else read_manifest(folder)
+
+
+def check_belonging(encoder: Encoder | None, index: Index, manifest: Manifest | None) -> None:
+    """Refuse an encoder whose queries do not belong to the index's documents.
+
+    An index in memory says nothing about its vectors: whoever made it vouches for them.
+
+    Raises:
+        IndexMismatch: naming both.
+    """
+    if manifest is None:
+        return
+    folder = getattr(index, "folder", None)
+    if manifest.kind == "bm25":
+        if encoder is not None:
+            raise IndexMismatch(
+                f"a BM25 index takes texts; search it without the encoder {_named(encoder)}", path=folder
+            )
+        return
+    if encoder is None:
+        raise IndexMismatch(
+            f"a {manifest.kind} index takes vectors; give the encoder of its documents, {_recorded(manifest)}",
+            path=folder,
+        )
+    _compare(encoder, manifest, folder)
+
+
+def _compare(encoder: Encoder, manifest: Manifest, folder: Any) -> None:
+    declared = identity(encoder)
+    if manifest.encoder is None and declared is None:
+        return  # nobody declares anything: nothing to compare
+    if manifest.encoder is None:
+        raise IndexMismatch(
+            f"the manifest names no encoder (its documents were encoded by a class without an identity, or elsewhere), "
+            f"so the queries of {_named(encoder)} cannot be checked against it. Build the index with that encoder, or "
+            "search it by an encoder without an identity",
+            path=folder,
+        )
+    if declared is None:
+        raise IndexMismatch(
+            f"its documents were encoded by {_recorded(manifest)}, but {_named(encoder)} declares no identity. Give it "
+            "an attribute `identity` (EncoderIdentity) with the document side that it searches",
+            path=folder,
+        )
+    differences = EncoderIdentity.from_dict(manifest.encoder).differences(declared)
+    if differences:
+        raise IndexMismatch(
+            f"its documents were encoded by {_recorded(manifest)}, but the queries come from {_named(encoder)}, which "
+            f"declares another document side ({'; '.join(differences)}). Search with the encoder that made the index, "
+            "or build the index again",
+            path=folder,
+        )
+
+
+def _recorded(manifest: Manifest) -> str:
+    if manifest.encoder is None:
+        return "which the manifest does not name"
+    return f"{manifest.encoder.get('name')!r} (fingerprint {str(manifest.encoder.get('fingerprint'))[:12]})"
+
+
+def _named(encoder: Encoder) -> str:
+    declared = identity(encoder)
+    if declared is None:
+        return f"{type(encoder).__module__}.{type(encoder).__qualname__}"
+    return f"{declared.name!r} (fingerprint {declared.fingerprint[:12]})"
+
+
+def load_declared_encoder(
+    manifest: Manifest, model: Encoder | str | Path | None, *, device: str | None = None
+) -> Encoder | None:
+    """The encoder to search an index with.
+
+    Args:
+        manifest: the index's.
+        model: an encoder (returned as it is), or what `load_encoder` takes; None takes the manifest's own.
+        device: where it runs.
+
+    Raises:
+        IndexMismatch: the manifest names no encoder, or one that cannot be loaded here, and no model was given.
+    """
+    if model is not None and not isinstance(model, str | Path):
+        return model
+    if manifest.kind == "bm25" and model is None:
+        return None
+    from .encoders.load import load_encoder
+
+    recorded = manifest.encoder or {}
+    spec = model if model is not None else recorded.get("name")
+    if spec is None:
+        raise IndexMismatch("the manifest names no encoder; give the model whose queries belong to this index")
+    length = dict(recorded.get("lengths") or {}).get("document")
+    try:
+        return load_encoder(spec, device=device, document_length=length)
+    except RtkError as error:
+        if model is not None:
+            raise
+        raise IndexMismatch(
+            f"the index was made by {spec!r}, which cannot be loaded here ({error}). Give the model yourself"
+        ) from error

@@ -1,0 +1,186 @@
+"""From a collection to an index: BM25 over its texts, or its vectors by an encoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..eval.chunking import ChunkedDocuments, Chunking, TokenOffsets, chunk_documents, token_offsets
+from ..eval.collection import Collection, Documents, open_collection
+from ..indexes.base import Index
+from ..indexes.building import build_dense, build_lexical
+from ..indexes.plan import BuildPlan, Executor
+from ..indexes.registry import BACKENDS, parse_backend
+from .encoders.base import Encoder, EncoderIdentity, identity
+
+if TYPE_CHECKING:
+    from ..indexes.plan import Similarity
+    from ..indexes.vectors import Dtype
+
+__all__ = ["BM25", "build_index", "collection_record"]
+
+BM25 = "bm25"
+_DEFAULT = {"bm25": "bm25s", "dense": "faiss"}
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """How the index is stored: what goes from the arguments into the plan unseen."""
+
+    shard_size: int
+    dtype: Dtype
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    overwrite: bool = False
+    executor: Executor | None = None
+
+
+def build_index(
+    collection: Collection | str | Path,
+    out: str | Path,
+    *,
+    retriever: str | Path | Encoder = BM25,
+    backend: str | None = None,
+    chunking: Chunking | None = None,
+    tokenizer: Any = None,
+    shard_size: int = 50_000,
+    dtype: Dtype = "float32",
+    settings: Mapping[str, Any] | None = None,
+    encoder_settings: Mapping[str, Any] | None = None,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+) -> Index:
+    """Build an index of a collection's documents and open it. Run again after a stop, it goes on where it was.
+
+    Args:
+        collection: a collection, or what `open_collection` takes.
+        out: the index folder.
+        retriever: "bm25", an encoder, or what `load_encoder` takes (a path, a hub id, "minilm").
+        backend: "bm25s" (default) or "lucene" for BM25; "faiss" (default; Flat), "faiss:FACTORY" or "torch" for
+            vectors. FAISS comes with the extra `cpu` or `gpu`; without it this says so and names the command.
+        chunking: cut long documents into chunks, which are searched with MaxP; None indexes whole documents.
+        tokenizer: what chunks are counted by: a fast tokenizer, its name, or `TokenOffsets`. The default is the
+            encoder's own, and words for BM25 and for encoders without one.
+        shard_size: documents (or chunks) in a shard of vectors; what a stop can lose.
+        dtype: how vectors are stored; scores are float32 whatever it is.
+        settings: the engine's own build settings (`k1`, `b`, …).
+        encoder_settings: for `load_encoder` (`device`, `dtype`, `document_length`, …), with a path or name.
+        executor: runs the shards, for several devices or machines.
+        overwrite: replace an index that is there.
+
+    Raises:
+        OutputExists, ConfigError, DataError, BackendError: as `indexes.build_dense`.
+        MissingExtra: the back-end is not installed.
+    """
+    opened = open_collection(collection) if isinstance(collection, str | Path) else collection
+    encoder = _encoder(retriever, encoder_settings or {})
+    kind = "bm25" if encoder is None else _kind(encoder)
+    spec = parse_backend(backend or _DEFAULT[kind])
+    if BACKENDS[spec.name].kind != kind:
+        fitting = ", ".join(name for name, known in BACKENDS.items() if known.kind == kind)
+        raise ConfigError(f"retriever {_shown(retriever)} makes {kind} indexes, back-end {spec.name!r} does not; "
+                          f"take {fitting}")  # fmt: skip
+    documents = opened.documents if chunking is None else _chunks(opened.documents, chunking, tokenizer, encoder)
+    storage = _Storage(shard_size, dtype, dict(settings or {}), overwrite, executor)
+    record = collection_record(opened, chunking)
+    if encoder is None:
+        plan = BuildPlan(spec, shard_size=shard_size, collection=record, settings=storage.settings, overwrite=overwrite)
+        return build_lexical(out, documents.ids, _texts(documents), plan=plan)
+    return _build_dense(out, documents, encoder, _dense_plan(spec, storage, record, encoder))
+
+
+def _dense_plan(spec: Any, storage: _Storage, record: dict[str, Any], encoder: Encoder) -> BuildPlan:
+    declared = identity(encoder)
+    return BuildPlan(
+        spec, shard_size=storage.shard_size, similarity=_similarity(declared), dtype=storage.dtype,
+        encoder=None if declared is None else declared.to_dict(), collection=record, settings=storage.settings,
+        overwrite=storage.overwrite, executor=storage.executor,
+    )  # fmt: skip
+
+
+def _build_dense(out: str | Path, documents: Documents, encoder: Encoder, plan: BuildPlan) -> Index:
+    from .encoders.corpus import shard_encoding
+
+    return build_dense(out, documents.ids, shard_encoding(encoder, documents), plan=plan)
+
+
+def _encoder(retriever: str | Path | Encoder, settings: Mapping[str, Any]) -> Encoder | None:
+    if isinstance(retriever, str | Path):
+        if retriever == BM25:
+            if settings:
+                raise ConfigError(f"BM25 has no encoder, so it takes no encoder settings ({', '.join(settings)})")
+            return None
+        from .encoders.load import load_encoder
+
+        return load_encoder(retriever, **settings)
+    if settings:
+        raise ConfigError(f"the encoder is loaded already; these settings come too late: {', '.join(settings)}")
+    return retriever
+
+
+def _kind(encoder: Encoder) -> str:
+    """The kind of index that an encoder's vectors want; a class that declares nothing is held to be dense."""
+    declared = identity(encoder)
+    kind = "dense" if declared is None else declared.kind
+    if kind not in _DEFAULT:
+        raise ConfigError(
+            f"{_shown(encoder)} gives {kind} vectors, and there is no back-end for {kind} indexes; there are "
+            f"{', '.join(f'{name} ({known.kind})' for name, known in BACKENDS.items())}"
+        )
+    return kind
+
+
+def _similarity(declared: EncoderIdentity | None) -> Similarity:
+    """Vectors of a class that declares nothing are compared by inner product, as they come."""
+    if declared is None or declared.similarity == "dot":
+        return "dot"
+    if declared.similarity == "cosine":
+        return "cosine"
+    raise ConfigError(
+        f"{declared.name!r} compares vectors by {declared.similarity!r}; dense indexes search by 'dot' or 'cosine'"
+    )
+
+
+def _shown(retriever: Any) -> str:
+    if isinstance(retriever, str | Path):
+        return repr(str(retriever))
+    declared = identity(retriever)
+    return repr(declared.name) if declared is not None else type(retriever).__name__
+
+
+def _texts(documents: Documents) -> Any:
+    def read(start: int, stop: int) -> Sequence[str]:
+        return documents.texts(slice(start, stop))
+
+    return read
+
+
+def _chunks(documents: Documents, chunking: Chunking, tokenizer: Any, encoder: Encoder | None) -> ChunkedDocuments:
+    own = getattr(getattr(encoder, "model", None), "tokenizer", None)
+    chosen = tokenizer if tokenizer is not None else own if own is not None else words
+    return chunk_documents(documents, token_offsets(chosen), chunking)
+
+
+def _word_spans(texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+    return [[match.span() for match in _WORD.finditer(text)] for text in texts]
+
+
+words = TokenOffsets("words: runs of letters, digits and underscores", _word_spans)
+"""Chunks counted in words, where no tokenizer says otherwise."""
+
+
+def collection_record(collection: Collection, chunking: Chunking | None = None) -> dict[str, Any]:
+    """What a manifest says of the collection: name, fingerprint, count, how to open it again, and the chunks' sizes."""
+    documents = collection.documents
+    folder = getattr(collection, "folder", None)
+    return {
+        "name": collection.name,
+        "spec": collection.name if folder is None else str(Path(folder).resolve()),
+        "fingerprint": documents.fingerprint,
+        "count": len(documents),
+        "chunking": None if chunking is None else asdict(chunking),
+    }
