@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,11 +83,12 @@ def read_parquet(path: str | Path, *, order: Order | None = None) -> Run:
     if not path.is_file():
         raise DataError("no such file", path=path)
     try:
+        schema = pq.read_schema(path)
+        metadata = _metadata(schema, path)
+        chosen: Order = order or metadata["order"]
+        _check_columns(schema, chosen, path)
+        assembler = RunAssembler(chosen)
         with pq.ParquetFile(path, read_dictionary=["qid", "docid"]) as file:
-            metadata = _metadata(file, path)
-            chosen: Order = order or metadata["order"]
-            _check_columns(file.schema_arrow, chosen, path)
-            assembler = RunAssembler(chosen)
             _read_batches(file, assembler, path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"not a readable Parquet file: {error}", path=path) from error
@@ -96,8 +99,8 @@ def read_parquet(path: str | Path, *, order: Order | None = None) -> Run:
     return _with_empty(run, metadata["queries_without_documents"])
 
 
-def _metadata(file: pq.ParquetFile, path: Path) -> dict:
-    raw = (file.schema_arrow.metadata or {}).get(_METADATA)
+def _metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    raw = (schema.metadata or {}).get(_METADATA)
     if raw is None:
         return {"order": "score", "tag": path.stem, "queries_without_documents": []}
     metadata = json.loads(raw)
@@ -128,7 +131,8 @@ def _read_batches(file: pq.ParquetFile, assembler: RunAssembler, path: Path) -> 
     further = [name for name in file.schema_arrow.names if name not in _OWN]
     with task(f"read {path.name}", file.metadata.num_rows) as advance:
         done = 0
-        for batch in file.iter_batches(_BATCH):
+        none = pa.RecordBatch.from_pylist([], schema=file.schema_arrow)  # so that columns keep their kind
+        for batch in chain([none], file.iter_batches(_BATCH)):
             for name in batch.schema.names:
                 nulls = batch[name].null_count
                 if nulls and not (name in further and pa.types.is_floating(batch[name].type)):
