@@ -170,9 +170,21 @@ def separate(keys: tuple[np.ndarray, ...], batch_size: int, generator: np.random
             break
         partners = generator.choice(len(order), size=len(clashing), replace=False)
         usable = ~np.isin(partners, clashing)
+        for key in keys:
+            usable &= _fits(key[order], clashing, partners, batch_size) & _fits(
+                key[order], partners, clashing, batch_size
+            )
         here, there = clashing[usable], partners[usable]
         order[here], order[there] = order[there], order[here]
     return best
+
+
+def _fits(keys: np.ndarray, movers: np.ndarray, places: np.ndarray, batch_size: int) -> np.ndarray:
+    """Whether the key at each of `movers` would be alone in the batch of `places`, taking that place. (c,) bool."""
+    starts = places // batch_size * batch_size
+    batch = keys[starts[:, None] + np.arange(batch_size)[None, :]] == keys[movers][:, None]
+    batch[np.arange(len(places)), places - starts] = False
+    return ~batch.any(axis=1)
 
 
 def _repeats(keys: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ class _Examples:
         draw = self.sampler.draw(key.number)
         table = self.tables[draw.part]
         mine = slice(key.start, key.stop)
-        side = {"labels": _labels(table, draw)[mine]}
+        side = {"labels": _labels(table, draw)[mine], "number": np.full(len(key), key.number)}
         side |= {name: _at_entries(values, draw)[mine] for name, values in table.scores.items() if name != "labels"}
         queries = [table.query_texts[row] for row in table.queries[draw.rows[mine]].tolist()]
         shape = draw.documents[mine].shape

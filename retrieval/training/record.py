@@ -1,0 +1,147 @@
+"""What a run leaves beside its model, and whether an output folder can be written, resumed or must be refused."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..._version import __version__
+from ...errors import ConfigError, OutputExists
+from ...files import atomic_path, check_output, read_json, write_json
+from .config import TrainConfig, print_config
+from .examples import TrainingTable
+
+__all__ = ["CHECKPOINTS", "CONFIG_FILE", "RUN_FILE", "finish", "prepare_output", "start"]
+
+RUN_FILE, CONFIG_FILE, CHECKPOINTS = "rtk-run.json", "rtk-config.yaml", "checkpoints"
+
+# What may differ between the two halves of a resumed run: nothing that the weights depend on.
+_FREE = frozenset(
+    f"trainer.{name}"
+    for name in ("logging_steps", "report_to", "disable_tqdm", "dataloader_num_workers", "save_total_limit", "run_name")
+)
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "datasets", "numpy", "tokenizers")
+
+
+def prepare_output(config: TrainConfig, *, overwrite: bool) -> Path | None:
+    """Make the output folder ready; return the checkpoint to resume from, if this run was begun before.
+
+    Raises:
+        OutputExists: the folder holds a finished model or something else.
+        ConfigError: the folder holds an unfinished run of another configuration; names the keys that differ.
+    """
+    output = Path(config.output)
+    if overwrite or not output.exists():
+        check_output(output, overwrite=overwrite)
+        return None
+    if not (output / CONFIG_FILE).is_file() or _status(output) == "finished":
+        raise OutputExists(output)
+    before = yaml.safe_load((output / CONFIG_FILE).read_text(encoding="utf-8"))
+    differing = differences(before, config.to_dict())
+    if differing:
+        raise ConfigError(
+            f"{output} holds an unfinished run of another configuration. Give its configuration to resume it, another "
+            "output, or --overwrite to begin anew. These keys differ:",
+            differing,
+        )
+    return latest_checkpoint(output / CHECKPOINTS)
+
+
+def _status(output: Path) -> str | None:
+    path = output / RUN_FILE
+    return read_json(path).get("status") if path.is_file() else None
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step: one whose trainer state, which is written late, is there."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """ "key: there …, now …" for each key that differs and matters."""
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in dict.fromkeys([*old, *new]) if key not in _FREE and key != "output"]
+    return [
+        f"{key}: there {old.get(key, 'nothing')!r}, now {new.get(key, 'nothing')!r}"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        items = [(str(number), item) for number, item in enumerate(value)]
+    else:
+        return {place: value}
+    return {
+        key: leaf for name, item in items for key, leaf in _flat(item, f"{place}.{name}" if place else name).items()
+    }
+
+
+def start(config: TrainConfig, tables: Sequence[TrainingTable], *, processes: int, score: Mapping[str, Any]) -> None:
+    """Write `rtk-config.yaml` and `rtk-run.json` into the output; on resuming, check that the data are the same.
+
+    Args:
+        processes: how many share a batch.
+        score: what the model's scores are: similarity and scale of a bi-encoder, logits of a reranker.
+    """
+    output = Path(config.output)
+    values = {
+        "status": "running",
+        "seed": config.seed,
+        "processes": processes,
+        "score": dict(score),
+        "data": [{"name": table.name, "fingerprint": table.fingerprint, **asdict(table.report)} for table in tables],
+        "versions": {"rtk": __version__, "python": platform.python_version(), **_versions()},
+        "commit": _commit(),
+    }
+    if (output / RUN_FILE).is_file():
+        before = read_json(output / RUN_FILE)
+        keys = [("processes", before["processes"], processes)]
+        keys += [
+            (f"data.{number}.fingerprint", old["fingerprint"], new["fingerprint"])
+            for number, (old, new) in enumerate(zip(before["data"], values["data"], strict=True))
+        ]
+        changed = [f"{key}: there {old!r}, now {new!r}" for key, old, new in keys if old != new]
+        if changed:
+            raise ConfigError(f"{output} cannot be resumed, its batches would be others:", changed)
+    with atomic_path(output / CONFIG_FILE) as temporary:
+        temporary.write_text(print_config(config), encoding="utf-8")
+    write_json(output / RUN_FILE, values)
+
+
+def finish(config: TrainConfig, results: Mapping[str, Any]) -> None:
+    """Mark the run as finished and add its results."""
+    path = Path(config.output) / RUN_FILE
+    write_json(path, {**read_json(path), "status": "finished", **results})
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def _commit() -> str | None:
+    """The git commit of this library's source, with "+changes" when files differ from it; None outside a repository."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    found = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=30)
+    return found.stdout.strip()
