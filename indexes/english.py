@@ -1,13 +1,14 @@
 """English analysis after Lucene's EnglishAnalyzer, so that BM25 in numpy stands beside Lucene.
 
 Words are found by the word-break rules of Unicode (UAX 29) as far as they matter for running text; a possessive 's goes,
-letters become lower case, Lucene's 33 stop words go, and Porter's stemmer does the rest.
+letters become lower case, Lucene's 33 stop words go, and Porter's stemmer, with Lucene's two
+additions, does the rest.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import Stemmer
 
@@ -28,6 +29,7 @@ _ASCII = re.compile(r"\w+(?:(?:(?<=[A-Za-z])[.:'](?=[A-Za-z])|(?<=[0-9])[.,;'](?
 _NUMBER_FORMS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u215f\u2460-\u249b\u24ea-\u24ff\u2776-\u2793"
 _IDEOGRAPHS = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _HIRAGANA, _KATAKANA = "\u3041-\u309f", "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+_SYMBOLS = "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2600-\u26ff\u2702-\u27b0\U0001f300-\U0001faff"  # words of their own
 # Marks continue the character before them.
 _MARKS = (
     "\u00ad\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0903"
@@ -42,8 +44,9 @@ _JOINS_DIGITS = ",;\u037e\u0589\u060c\u060d\u066c\u07f8\u2044\ufe10\ufe14"
 _UNICODE = re.compile(
     rf"{_RUN}(?:(?:(?<={_LETTER})[{_JOINS_BOTH}{_JOINS_LETTERS}](?={_LETTER})"
     rf"|(?<=\d)[{_JOINS_BOTH}{_JOINS_DIGITS}](?=\d)){_RUN})*"
-    rf"|[{_KATAKANA}]+|[{_IDEOGRAPHS}{_HIRAGANA}]"
+    rf"|[{_KATAKANA}]+|[{_IDEOGRAPHS}{_HIRAGANA}]|[{_SYMBOLS}]"
 )
+_MEASURE = re.compile("[^aeiouy]*[aeiouy]+[^aeiouy]")  # Porter's m > 0
 _POSSESSIVE = re.compile("['\u2019\uff07][sS]$")
 
 
@@ -91,6 +94,18 @@ class EnglishAnalyzer:
         if not term or term in self.stop_words:
             term = None
         elif self._stem is not None:
-            term = self._stem(term)
+            term = _as_lucene(term, self._stem) if self.stemmer == "porter" else self._stem(term)
         self._terms[word] = term
         return term
+
+
+def _as_lucene(word: str, stem: Callable[[str], str]) -> str:
+    """Porter's stem as Lucene takes it: words of up to two letters stay, -bli becomes -ble and -logi becomes -log."""
+    if len(word) <= 2:
+        return word
+    found = stem(word)
+    if found.endswith("bli") and _MEASURE.match(found[:-3]):
+        return stem(found[:-1] + "e")
+    if found.endswith("logi") and _MEASURE.match(found[:-4]):
+        return found[:-1]
+    return found
