@@ -104,12 +104,12 @@ def load_declared_encoder(
         return model
     if manifest.kind == "bm25" and model is None:
         return None
-    from .encoders.load import load_encoder
-
     recorded = manifest.encoder or {}
     spec = model if model is not None else recorded.get("name")
     if spec is None:
         raise IndexMismatch("the manifest names no encoder; give the model whose queries belong to this index")
+    from .encoders.load import load_encoder
+
     length = dict(recorded.get("lengths") or {}).get("document")
     try:
         return load_encoder(spec, device=device, document_length=length)

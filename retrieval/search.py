@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import ConfigError, IndexMismatch
+from ..errors import ConfigError
 from ..eval.run import Run
 from ..ids import Ids
 from ..indexes.base import Hits, Index, Options
@@ -47,6 +47,8 @@ class Retriever(Composable):
         encoder: encodes queries; None for an index that takes texts (BM25).
         index: what is searched.
         options: the engine's search-time settings for every search (`nprobe`, `efSearch`, …).
+        manifest: the index's; read from the index's folder where it is not given, None for an index in memory.
+        name: what runs are called; the index's folder by default.
 
     Raises:
         IndexMismatch: the encoder does not declare the index's document side, is missing, or is one too many; the
@@ -56,8 +58,15 @@ class Retriever(Composable):
     encoder: Encoder | None
     index: Index
     options: Options = field(default_factory=dict)
+    manifest: Manifest | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
+        if self.manifest is None:
+            object.__setattr__(self, "manifest", manifest_of(self.index))
+        if not self.name:
+            folder = getattr(self.index, "folder", None)
+            object.__setattr__(self, "name", type(self.index).__name__ if folder is None else Path(folder).name)
         check_belonging(self.encoder, self.index, self.manifest)
 
     @classmethod
@@ -79,19 +88,13 @@ class Retriever(Composable):
             options: the engine's search-time settings.
             settings: how to open the index, by its engine (`mmap`, `threads`, …).
         """
+        from ..indexes.manifest import read_manifest
         from ..indexes.registry import open_index
 
         index = open_index(path, **settings)
-        manifest = manifest_of(index)
-        if manifest is None:
-            raise IndexMismatch("the index does not say from which folder it came", path=path)
+        manifest = read_manifest(path)
         encoder = load_declared_encoder(manifest, model, device=device)
-        return cls(encoder, index, options or {})
-
-    @cached_property
-    def manifest(self) -> Manifest | None:
-        """The index's manifest; None for an index in memory."""
-        return manifest_of(self.index)
+        return cls(encoder, index, options or {}, manifest, Path(path).name)
 
     @cached_property
     def _passages(self) -> PassageIndex | None:
@@ -160,12 +163,6 @@ class Retriever(Composable):
                 advance(len(texts))
         return hits_to_run(queries.ids, parts, ids, tag=tag or self.name)
 
-    @property
-    def name(self) -> str:
-        """What runs are called: the index's folder, else its class."""
-        folder = getattr(self.index, "folder", None)
-        return Path(folder).name if folder is not None else type(self.index).__name__
-
     def _excluded_rows(self, queries: Queries, exclude: Exclude | None) -> list[np.ndarray] | None:
         """The rows to leave out for each query; unknown documents cannot be found anyway."""
         if not exclude:
@@ -212,7 +209,7 @@ def _vocabulary(ids: Ids, rows: np.ndarray) -> tuple[Ids, np.ndarray]:
 
 
 def excluded_documents(collection: Collection, queries: Queries) -> dict[str, list[str]]:
-    """What a collection's conventions exclude for these queries: the query's own id (ArguAna, Quora), lists (BRIGHT)."""
+    """What a collection's conventions exclude for these queries: the query's own id (ArguAna), listed ones (BRIGHT)."""
     conventions = collection.conventions
     excluded = {qid: list(conventions.excluded.get(qid, ())) for qid in queries.ids}
     if conventions.drop_identical_ids:
