@@ -188,9 +188,9 @@ def parent_ids(chunk_ids: Ids) -> Ids:
     """The document id of each chunk id.
 
     Raises:
-        DataError: an id that does not end in "#" and digits.
+        DataError: an id that is not some document's id with "#" and digits behind it.
     """
-    found = pc.match_substring_regex(chunk_ids.array, _SUFFIX)
+    found = pc.match_substring_regex(chunk_ids.array, f"(?s).{_SUFFIX}")
     if len(chunk_ids) and not pc.all(found).as_py():
         bad = chunk_ids[int(np.flatnonzero(~np.asarray(found))[0])]
         raise DataError(f"{bad!r} is no chunk id; chunk ids end in '#' and the chunk's number")

@@ -34,7 +34,7 @@ from .documents import Document
 from .judgments import Judgments
 from .lines import read_tsv
 from .run import Run
-from .tsv import first_width, read_columns
+from .tsv import first_cells, read_columns
 from .vocabulary import VocabularyBuilder, join_parts
 
 __all__ = [
@@ -198,11 +198,14 @@ class Triples:
 def read_triples(path: str | Path) -> Triples:
     """Read training triples by id, with a teacher's scores when the file has five columns instead of three.
 
+    A scored file may have a header; its first two names then hold the word "score".
+
     Raises:
         DataError: another number of columns, a score that is no number, bad UTF-8 or gzip, an empty file.
     """
     path = Path(path)
-    columns = first_width(path)
+    first = first_cells(path)
+    columns = len(first)
     if columns not in (3, 5):
         raise DataError(
             f"{columns} tab-separated columns, expected 3 ({', '.join(_TRIPLE)}) or 5 ({', '.join(_SCORES + _TRIPLE)})",
@@ -213,7 +216,8 @@ def read_triples(path: str | Path) -> Triples:
     queries, documents = VocabularyBuilder(), VocabularyBuilder()
     lengths: list[int] = []
     scores: list[np.ndarray] = []
-    for table in read_columns(path, (*floats, *_TRIPLE), floats=floats):
+    header = columns == 5 and all("score" in cell.lower() for cell in first[:2])
+    for table in read_columns(path, (*floats, *_TRIPLE), floats=floats, header=header):
         queries.add(table.column("query id").combine_chunks())
         for name in ("positive id", "negative id"):
             documents.add(table.column(name).combine_chunks())

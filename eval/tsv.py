@@ -15,11 +15,19 @@ import pyarrow.csv as pacsv
 from ..errors import DataError
 from .blocks import decode_line, read_blocks
 
-__all__ = ["first_width", "read_columns"]
+__all__ = ["first_cells", "read_columns"]
 
 
-def read_columns(path: str | Path, names: Sequence[str], *, floats: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """Yield tables of string columns (float32 for `floats`) of a file without quoting or header, plain or gzip.
+def read_columns(
+    path: str | Path, names: Sequence[str], *, floats: Sequence[str] = (), header: bool = False
+) -> Iterator[pa.Table]:
+    """Yield tables of string columns (float32 for `floats`) of a file without quoting, plain or gzip.
+
+    Args:
+        path: the file.
+        names: its columns, for the tables and for messages.
+        floats: which of them are numbers; they come first.
+        header: skip the first line.
 
     Raises:
         DataError: a line with another number of columns, an empty id, a score that is no finite number, bytes that
@@ -28,16 +36,19 @@ def read_columns(path: str | Path, names: Sequence[str], *, floats: Sequence[str
     path = Path(path)
     empty = True
     for number, block in read_blocks(path):
-        empty = False
-        yield _parse(block, path, number, names, floats)
+        if header and number == 1:
+            number, block = 2, block.partition(b"\n")[2]
+        if block:
+            empty = False
+            yield _parse(block, path, number, names, floats)
     if empty:
         raise DataError("the file is empty", path=path)
 
 
-def first_width(path: str | Path) -> int:
-    """How many columns the first line has."""
+def first_cells(path: str | Path) -> list[str]:
+    """The columns of the first line."""
     for _, block in read_blocks(path, 1 << 16):
-        return block.split(b"\n", 1)[0].count(b"\t") + 1
+        return decode_line(block.split(b"\n", 1)[0].removesuffix(b"\r"), path, 1).split("\t")
     raise DataError("the file is empty", path=path)
 
 

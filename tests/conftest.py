@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# Two cores that others use too: an example may be slow for reasons that are not the code's.
+hypothesis.settings.register_profile("rtk", deadline=None)
+hypothesis.settings.load_profile("rtk")
 
 # --- tiny random models: real classes of sentence-transformers over a two-layer BERT of random weights ---
 
