@@ -13,7 +13,7 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.ipc
+from pyarrow import ipc
 
 from .errors import DataError
 from .files import atomic_path
@@ -145,14 +145,14 @@ class Ids(Sequence[str]):
     def save(self, path: str | Path) -> None:
         """Write an Arrow IPC file with one column `id`, atomically."""
         table = pa.table({"id": self.array})
-        with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        with atomic_path(path) as temporary, ipc.new_file(str(temporary), table.schema) as writer:
             writer.write_table(table)
 
     @classmethod
     def load(cls, path: str | Path) -> Ids:
         """Memory-map what `save` wrote."""
         with pa.memory_map(str(path)) as source:
-            return cls(pa.ipc.open_file(source).read_all().column("id"))
+            return cls(ipc.open_file(source).read_all().column("id"))
 
 
 def ids_file(folder: str | Path) -> Path:

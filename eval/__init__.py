@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .files import read_run, write_run
     from .fusion import fuse
     from .hard_negatives import HardNegatives, read_hard_negatives, write_hard_negatives
+    from .html import to_html
     from .irds import IrDatasetsCollection
     from .judgments import Judgments
     from .measures import Evaluation, evaluate
@@ -45,13 +46,25 @@ if TYPE_CHECKING:
         write_queries_tsv,
         write_triples,
     )
-    from .presets import PRESETS, Aggregate, Preset, aggregate, get_preset
+    from .presets import AVERAGES, PRESETS, Aggregate, Preset, aggregate, get_preset
+    from .pydocs import open_pydocs
     from .qrels import read_qrels, write_qrels
-    from .report import Report, recall_curve, to_text, write_per_query, write_report
+    from .report import (
+        Report,
+        Table,
+        recall_curve,
+        to_csv,
+        to_json,
+        to_markdown,
+        to_text,
+        write_per_query,
+        write_report,
+    )
     from .run import Run, RunEntry
-    from .significance import Comparison, compare
+    from .significance import Comparison, Difference, compare
 
 _HOMES = {
+    "AVERAGES": "presets",
     "Aggregate": "presets",
     "BeirCollection": "beir",
     "ChunkedDocuments": "chunking",
@@ -62,6 +75,7 @@ _HOMES = {
     "CollectionReport": "collection",
     "Comparison": "significance",
     "Conventions": "collection",
+    "Difference": "significance",
     "Document": "documents",
     "Documents": "documents",
     "Evaluation": "measures",
@@ -74,6 +88,7 @@ _HOMES = {
     "Report": "report",
     "Run": "run",
     "RunEntry": "run",
+    "Table": "report",
     "TokenOffsets": "chunking",
     "Triples": "msmarco",
     "aggregate": "presets",
@@ -85,6 +100,7 @@ _HOMES = {
     "get_preset": "presets",
     "max_passage": "chunking",
     "open_collection": "collection",
+    "open_pydocs": "pydocs",
     "parent_ids": "chunking",
     "read_collection_tsv": "msmarco",
     "read_corpus": "beir",
@@ -95,6 +111,10 @@ _HOMES = {
     "read_run": "files",
     "read_triples": "msmarco",
     "recall_curve": "report",
+    "to_csv": "report",
+    "to_html": "html",
+    "to_json": "report",
+    "to_markdown": "report",
     "to_text": "report",
     "token_offsets": "chunking",
     "write_beir": "beir_write",
@@ -109,6 +129,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AVERAGES",
     "PRESETS",
     "Aggregate",
     "BeirCollection",
@@ -120,6 +141,7 @@ __all__ = [
     "CollectionReport",
     "Comparison",
     "Conventions",
+    "Difference",
     "Document",
     "Documents",
     "Evaluation",
@@ -131,6 +153,7 @@ __all__ = [
     "Report",
     "Run",
     "RunEntry",
+    "Table",
     "TokenOffsets",
     "Triples",
     "aggregate",
@@ -142,6 +165,7 @@ __all__ = [
     "get_preset",
     "max_passage",
     "open_collection",
+    "open_pydocs",
     "parent_ids",
     "read_collection_tsv",
     "read_corpus",
@@ -152,6 +176,10 @@ __all__ = [
     "read_run",
     "read_triples",
     "recall_curve",
+    "to_csv",
+    "to_html",
+    "to_json",
+    "to_markdown",
     "to_text",
     "token_offsets",
     "write_beir",

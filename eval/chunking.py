@@ -10,8 +10,8 @@ Neural Language Modeling", section 3.2).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -123,11 +123,12 @@ class ChunkedDocuments(Documents):
     Attributes:
         parents: (chunks,) int64, memory-mapped: the row of each chunk's document.
         originals: the documents.
+        settings: how they are cut, for the records of what is made of them.
     """
 
-    def __init__(self, folder: Path, originals: Documents) -> None:
+    def __init__(self, folder: Path, originals: Documents, settings: Mapping[str, Any]) -> None:
         super().__init__(folder, path=f"{originals.path} (chunks)")
-        self.originals = originals
+        self.originals, self.settings = originals, settings
         self.parents: np.ndarray = np.load(folder / "parents.npy", mmap_mode="r")
 
 
@@ -145,13 +146,14 @@ def chunk_documents(documents: Documents, tokenizer: Any, chunking: Chunking | N
     chunking = chunking or Chunking()
     tokens = token_offsets(tokenizer)
     parents: list[np.ndarray] = []
+    settings = {**asdict(chunking), "tokenizer": tokens.identity}
     folder = cached_documents(
-        ("chunks", documents.fingerprint, tokens.identity, chunking.size, chunking.overlap, chunking.repeat_title),
+        ("chunks", documents.fingerprint, *settings.items()),
         lambda: _chunks(documents, tokens.offsets, chunking, parents),
         source=f"{documents.path} in chunks of {chunking.size} tokens",
         finish=lambda folder: np.save(folder / "parents.npy", np.concatenate([np.zeros(0, np.int64), *parents])),
     )
-    return ChunkedDocuments(folder, documents)
+    return ChunkedDocuments(folder, documents, settings)
 
 
 def _chunks(

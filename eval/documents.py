@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
+from pyarrow import ipc
 
 from .. import progress
 from ..files import cache_dir, fsync_dir, read_json, write_json
@@ -77,7 +77,7 @@ class Documents:
         self.fingerprint: str = self.meta["fingerprint"]
         self.ids = Ids.load(self.folder / "ids.arrow")
         with pa.memory_map(str(self.folder / "documents.arrow")) as source:
-            self._batches: list[pa.RecordBatch] = list(pa.ipc.open_stream(source))
+            self._batches: list[pa.RecordBatch] = list(ipc.open_stream(source))
         self._starts = [0]
         for batch in self._batches:
             self._starts.append(self._starts[-1] + batch.num_rows)
@@ -163,7 +163,7 @@ class DocumentsWriter:
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> DocumentsWriter:
-        self._writer = pa.ipc.new_stream(str(self.folder / "documents.arrow"), _SCHEMA)
+        self._writer = ipc.new_stream(str(self.folder / "documents.arrow"), _SCHEMA)
         self._id_bytes = open(self.folder / "ids.bytes", "wb")
         self._id_offsets = open(self.folder / "ids.offsets", "wb")
         self._id_offsets.write(struct.pack("<q", 0))

@@ -101,11 +101,10 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in read_lines(path):
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+            what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"not valid JSON: {error.msg} at column {error.colno}; expected one JSON object on each line",
-                path=path,
-                line=number,
+                f"not valid JSON: {what}; expected one JSON object on each line", path=path, line=number
             ) from None
         if not isinstance(value, dict):
             raise DataError(f"expected a JSON object, found {_kind(value)}", path=path, line=number)

@@ -100,6 +100,7 @@ def test_chunks_are_documents(corpus):
     assert chunks.parents.tolist() == [0, 0, 0, 1]
     assert chunks.rows(["007#0", "007"]).tolist() == [3, -1]
     assert chunks.originals is documents
+    assert chunks.settings == {"size": 3, "overlap": 1, "repeat_title": False, "tokenizer": "white space"}
 
 
 def test_titles_are_repeated_and_count(corpus):

@@ -28,6 +28,8 @@ def refused(action, *parts):
     ("line", "parts"),
     [
         ('{"_id": "2", "text": ', ("not valid JSON", "expected one JSON object")),
+        ('{"_id": "2", "text": "x", "n": 1' + "0" * 5000 + "}", ("not valid JSON",)),
+        ("[" * 100_000, ("not valid JSON",)),
         ('["2", "text"]', ("expected a JSON object", "a list")),
         ('"2"', ("expected a JSON object", "a string")),
         ('{"title": "t", "text": "x"}', ("no field '_id'",)),
