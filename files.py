@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -56,6 +55,8 @@ def read_json(path: str | Path) -> Any:
 
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
+    import hashlib
+
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

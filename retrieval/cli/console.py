@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import typer
-import yaml
 
 from ... import progress
 from ...errors import ConfigError
@@ -47,6 +46,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
     """`["nprobe=16"]` → `{"nprobe": 16}`; values are YAML scalars."""
+    import yaml
+
     parsed: dict[str, Any] = {}
     bad = []
     for item in settings or ():
@@ -87,7 +88,13 @@ class _Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), Remaining())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            Remaining(),
+        )
         self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
         self._bars.start()
         return self

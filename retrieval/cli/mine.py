@@ -30,15 +30,29 @@ def command(
     collection: CollectionSpec,
     out: Out,
     split: Split = "train",
-    ranks: Annotated[str, typer.Option("--ranks", metavar="FIRST:LAST", help="Ranks to take, positives not counted.")] = "1:200",
-    absolute_margin: Annotated[float | None, typer.Option("--absolute-margin", help="Score at least this much below the positive.")] = None,
-    relative_margin: Annotated[float | None, typer.Option("--relative-margin", help="The same as a share of the positive's score.")] = None,
-    percent_of_positive: Annotated[float | None, typer.Option("--percent-of-positive", help="Score at most this share of the positive's.")] = None,
+    ranks: Annotated[
+        str, typer.Option("--ranks", metavar="FIRST:LAST", help="Ranks to take, positives not counted.")
+    ] = "1:200",
+    absolute_margin: Annotated[
+        float | None, typer.Option("--absolute-margin", help="Score at least this much below the positive.")
+    ] = None,
+    relative_margin: Annotated[
+        float | None, typer.Option("--relative-margin", help="The same as a share of the positive's score.")
+    ] = None,
+    percent_of_positive: Annotated[
+        float | None, typer.Option("--percent-of-positive", help="Score at most this share of the positive's.")
+    ] = None,
     max_score: Annotated[float | None, typer.Option("--max-score", help="Score at most this.")] = None,
     min_score: Annotated[float | None, typer.Option("--min-score", help="Score at least this.")] = None,
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="A run whose scores margins and limits use.")] = None,
-    positive_grade: Annotated[int, typer.Option("--positive-grade", help="Judgments of at least this are positives.")] = 1,
-    per_query: Annotated[int | None, typer.Option("--per-query", help="Negatives a query (default: all that are left).")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="A run whose scores margins and limits use.")
+    ] = None,
+    positive_grade: Annotated[
+        int, typer.Option("--positive-grade", help="Judgments of at least this are positives.")
+    ] = 1,
+    per_query: Annotated[
+        int | None, typer.Option("--per-query", help="Negatives a query (default: all that are left).")
+    ] = None,
     choice: Annotated[str, typer.Option("--choice", help="top or random, where more are left.")] = "top",
     seed: Seed = 0,
     overwrite: Overwrite = False,

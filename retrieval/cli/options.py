@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,10 +14,8 @@ CollectionSpec = Annotated[
 Split = Annotated[str, typer.Option("--split", help="Which queries and judgments.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps, … (default: the best there is).")
-]
-Dtype = Annotated[str, typer.Option("--dtype", help="Computation: float32, float16 or bfloat16.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, … (default: the best there is).")]
+Dtype = Annotated[str, typer.Option("--dtype", help="What models compute in: float32, float16 or bfloat16.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes; errors only.")]
@@ -25,3 +23,33 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting of the engine by its own name (repeatable)."),
 ]
+DocumentLength = Annotated[
+    int | None, typer.Option("--document-length", help="Tokens that a document is cut to (default: the model's).")
+]
+QueryLength = Annotated[
+    int | None, typer.Option("--query-length", help="Tokens that a query is cut to (default: the model's).")
+]
+EncoderBackend = Annotated[str, typer.Option("--encoder-backend", help="torch, or onnx (extra onnx, CPU).")]
+Quantise = Annotated[str | None, typer.Option("--quantise", help="int8: 8-bit computation on the CPU.")]
+ShardSize = Annotated[int, typer.Option("--shard-size", help="Documents a shard: what a stop can lose.")]
+Storage = Annotated[str, typer.Option("--storage", help="How vectors are stored: float32, float16 or bfloat16.")]
+
+
+def encoder_settings(
+    device: str | None,
+    dtype: str,
+    query_length: int | None,
+    document_length: int | None,
+    backend: str,
+    quantise: str | None,
+) -> dict[str, Any]:
+    """What was said about the encoder, in `load_encoder`'s names; nothing that was left at its default."""
+    given = {
+        "device": device,
+        "dtype": None if dtype == "float32" else dtype,
+        "query_length": query_length,
+        "document_length": document_length,
+        "backend": None if backend == "torch" else backend,
+        "quantise": quantise,
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -31,13 +31,23 @@ def command(
     out: Out,
     model: Annotated[str, typer.Option("--model", "-m", help="A path, a hub id, or `minilm`.", show_default=False)],
     reranker: Annotated[str, typer.Option("--reranker", "-r", help="cross-encoder or maxsim.")] = "cross-encoder",
-    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Where the texts are (not for candidates with texts).")] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Where the texts are (not for candidates with texts).")
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="Which queries.")] = "test",
     depth: Annotated[int, typer.Option("--depth", "-k", help="Documents reranked a query.")] = 100,
-    cut: Annotated[bool, typer.Option("--cut", help="Leave out documents below the depth; otherwise they stay, below.")] = False,
-    add_positives: Annotated[bool, typer.Option("--add-positives", help="Judged positives that the run lacks become candidates.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Keep columns raw, first_rank, first_score, calibrated (.parquet).")] = False,
-    on_error: Annotated[str, typer.Option("--on-error", help="stop, or count: keep that query's order and go on.")] = "stop",
+    cut: Annotated[
+        bool, typer.Option("--cut", help="Leave out documents below the depth; otherwise they stay, below.")
+    ] = False,
+    add_positives: Annotated[
+        bool, typer.Option("--add-positives", help="Judged positives that the run lacks become candidates.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Keep columns raw, first_rank, first_score, calibrated (.parquet).")
+    ] = False,
+    on_error: Annotated[
+        str, typer.Option("--on-error", help="stop, or count: keep that query's order and go on.")
+    ] = "stop",
     order: Annotated[str, typer.Option("--order", help="The run's order: score or rank.")] = "score",
     settings: Settings = None,
     device: Device = None,

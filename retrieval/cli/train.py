@@ -27,9 +27,13 @@ The same command resumes a training that was stopped. Several GPUs: torchrun --n
 
 def command(
     config: Annotated[Path, typer.Argument(help="The YAML of a training configuration.", show_default=False)],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace the file's.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace the file's.")
+    ] = None,
     show: Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, print what would be trained on, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the data, print what would be trained on, and stop.")
+    ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
