@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -37,13 +37,7 @@ class Ids(Sequence[str]):
     """
 
     def __init__(self, values: Iterable[str] | pa.Array | pa.ChunkedArray) -> None:
-        if isinstance(values, pa.ChunkedArray):  # combine_chunks copies even a single chunk
-            values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
-        if not isinstance(values, pa.Array):
-            values = pa.array(values, type=pa.large_string())
-        if values.null_count or not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-            raise TypeError(f"ids must be strings, all of them, not {values.type} with {values.null_count} missing")
-        self.array: pa.LargeStringArray = values.cast(pa.large_string())
+        self.array: pa.LargeStringArray = _string_array(values)
         self._table: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -153,6 +147,17 @@ class Ids(Sequence[str]):
         """Memory-map what `save` wrote."""
         with pa.memory_map(str(path)) as source:
             return cls(ipc.open_file(source).read_all().column("id"))
+
+
+def _string_array(values: Any) -> pa.LargeStringArray:
+    """One `large_string` array of `values`, in place where they are one already."""
+    if isinstance(values, pa.ChunkedArray):  # combine_chunks copies even a single chunk
+        values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
+    if not isinstance(values, pa.Array):
+        values = pa.array(values, type=pa.large_string())
+    if values.null_count or not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise TypeError(f"ids must be strings, all of them, not {values.type} with {values.null_count} missing")
+    return values.cast(pa.large_string())
 
 
 def ids_file(folder: str | Path) -> Path:

@@ -13,7 +13,14 @@ from ..errors import DataError
 
 __all__ = ["field_text", "find_file", "is_gzip", "open_bytes", "read_jsonl", "read_lines", "read_tsv"]
 
-_KINDS = {dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
 
 
 def is_gzip(path: Path) -> bool:
@@ -112,7 +119,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _kind(value: object) -> str:
-    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
+    return "null" if value is None else _KINDS[type(value)]
 
 
 def field_text(entry: dict[str, Any], key: str, *, path: str | Path, line: int, default: str | None = None) -> str:
