@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,20 +39,41 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     with session(quiet=quiet):
-        from ..training import load_config, print_config
+        from ..training.config import load_config, print_config
 
         resolved = load_config(config, overrides or [])
         if show:
             emit(print_config(resolved).rstrip())
             return
-        from ..training import plan, train
-
         if dry_run:
-            planned = plan(resolved)
-            emit_json(planned.to_dict()) if json else emit(planned.text())
+            plan = _plan(resolved)
+            emit_json(plan) if json else emit(_plan_text(plan))
             return
-        result = train(resolved, overwrite=overwrite)
+        from ...files import read_json
+        from ..training.trainer import train
+
+        output = train(resolved, overwrite=overwrite)
+        record = read_json(output / "rtk-run.json")
     if json:
-        emit_json(result.to_dict())
+        emit_json({"output": str(output), **record})
     else:
-        emit(result.text())
+        emit(f"written: {output} (what was done and with what: {output / 'rtk-run.json'})")
+
+
+def _plan(config: Any) -> dict[str, Any]:
+    """What would be trained on, from the data themselves."""
+    from ..training.data import open_tables
+
+    return {
+        "method": config.method,
+        "model": config.model,
+        "output": config.output,
+        "data": [{"name": table.name, "counts": table.report.lines()} for table in open_tables(config.data.parts())],
+    }
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    lines = [f"{plan['method']}: {plan['model']} → {plan['output']}"]
+    for part in plan["data"]:
+        lines += [f"{part['name']}: {part['counts'][0]}", *(f"  {line}" for line in part["counts"][1:])]
+    return "\n".join(lines)
