@@ -13,7 +13,7 @@ from ..errors import BackendError, ConfigError
 from ..extras import require
 from .vectors import VectorShards
 
-__all__ = ["BUILD_SETTINGS", "default_knobs", "engine_errors", "is_flat", "knobs", "make", "takes_parts", "train"]
+__all__ = ["BUILD_SETTINGS", "default_knobs", "engine_errors", "is_flat", "knobs", "make", "remove_rows", "takes_parts", "train"]
 
 faiss = require("faiss", "cpu", "the faiss back-end")
 
@@ -123,3 +123,27 @@ def train(index: Any, vectors: VectorShards, settings: Mapping[str, Any]) -> dic
     with engine_errors("training"):
         index.train(vectors.rows(rows))
     return {"train_size": size, "seed": seed}
+
+
+def remove_rows(index: Any, keep: np.ndarray) -> None:
+    """Remove the rows where `keep` is false; later rows move up.
+
+    Raises:
+        BackendError: the factory cannot (graphs such as HNSW, refinement, block layouts).
+    """
+    gone = np.flatnonzero(~keep).astype(np.int64)
+    inner = faiss.downcast_index(index)
+    lists = getattr(inner, "invlists", None)
+    if lists is None and not isinstance(inner, faiss.IndexFlatCodes):
+        raise BackendError(f"a FAISS index of type {type(inner).__name__} cannot delete; build it again with --overwrite")
+    if lists is not None and not isinstance(faiss.downcast_InvertedLists(lists), faiss.ArrayInvertedLists):
+        raise BackendError(f"the inverted lists of {type(inner).__name__} cannot delete; build it again with --overwrite")
+    with engine_errors("removing vectors"):
+        index.remove_ids(gone)
+    if lists is not None:  # lists keep the old row numbers
+        rows = np.cumsum(keep) - 1
+        for number in range(inner.nlist):
+            size = lists.list_size(number)
+            if size:
+                ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+                ids[:] = rows[ids]
