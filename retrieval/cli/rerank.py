@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,16 +74,25 @@ def command(
             out=out,
             overwrite=overwrite,
         )
-    report = done.report
-    if json:
-        emit_json({"out": str(out), "queries": report.queries, "resumed": report.resumed, "candidates": report.candidates,
-                   "added": report.added, "failed": report.failed, "calls": report.usage.calls,
-                   "prompt_tokens": report.usage.prompt_tokens, "malformed": report.usage.malformed})  # fmt: skip
-    else:
-        emit("\n".join([*report.lines(), f"written: {out}"]))
+    emit_json({"out": str(out), **_counts(done.report)}) if json else emit(
+        "\n".join([*done.report.lines(), f"written: {out}"])
+    )
 
 
-def _settings(depth: int, cut: bool, on_error: str, raw: bool, out: Path):  # noqa: ANN202 - a heavy type, imported inside
+def _counts(report: Any) -> dict[str, Any]:
+    return {
+        "queries": report.queries,
+        "resumed": report.resumed,
+        "candidates": report.candidates,
+        "added": report.added,
+        "failed": report.failed,
+        "calls": report.usage.calls,
+        "prompt_tokens": report.usage.prompt_tokens,
+        "malformed": report.usage.malformed,
+    }
+
+
+def _settings(depth: int, cut: bool, on_error: str, raw: bool, out: Path) -> Any:
     from ..rerankers import RerankSettings
 
     return RerankSettings(
@@ -95,7 +104,7 @@ def _settings(depth: int, cut: bool, on_error: str, raw: bool, out: Path):  # no
     )
 
 
-def _sources(run: Path, collection: str | None, split: str, order: str, *, positives: bool):  # noqa: ANN202
+def _sources(run: Path, collection: str | None, split: str, order: str, *, positives: bool) -> tuple[Any, Any, Any]:
     """The first stage's run, where its texts come from, and the judgments whose positives are added."""
     from ...eval import open_collection, read_run
     from ..rerankers import read_candidates
