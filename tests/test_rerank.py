@@ -288,8 +288,19 @@ class TestMaxSim:
         result = next(iter(MaxSimReranker(tiny_dense).rerank([request_of("q", "read a file", ["", "wing", "heat"])])))
         assert result.ids[-1] == "d0"
 
+    def test_an_encoder_gives_its_model(self, tiny_dense):
+        from rtk.retrieval import as_encoder
+
+        direct, wrapped = MaxSimReranker(tiny_dense), MaxSimReranker(as_encoder(tiny_dense))
+        request = request_of("q", "read a file", TEXTS)
+        assert rerank_checked(wrapped, [request])[0].ids == rerank_checked(direct, [request])[0].ids
+
+    def test_lengths_are_cut(self, tiny_dense):
+        tokens, _ = MaxSimReranker(tiny_dense, document_length=6)._encode(["cell " * 30, "gene"], "document")
+        assert [len(each) for each in tokens] == [4, 1], "six less [CLS] and [SEP]"
+
     def test_other_models_are_refused(self):
-        with pytest.raises((ConfigError, AttributeError)):
+        with pytest.raises(ConfigError, match="got Words"):
             MaxSimReranker(Words())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -227,20 +228,55 @@ class TestFailures:
         with pytest.raises(DataError, match=r"query 'q9'.*check the split"):
             rerank_run(Run.from_lists([("q9", ["d0"], [1.0])]), collection, "test", ByNumber())
 
+    def test_a_failure_that_is_about_no_query_stops(self, collection):
+        class Down:
+            def rerank(self, requests):
+                raise ConnectionError("nobody there")
+
+        with pytest.raises(ConnectionError):
+            rerank_run(first_stage(), collection, "test", Down(), on_error="count")
+
+    def test_too_few_and_too_many_results(self, collection):
+        class Fewer(ByNumber):
+            def rerank(self, requests):
+                return iter(list(super().rerank(requests))[:-1])
+
+        class More(ByNumber):
+            def rerank(self, requests):
+                answers = list(super().rerank(requests))
+                return iter([*answers, answers[0]])
+
+        with pytest.raises(BackendError, match=r"Fewer gave no result for 1 requests \(first: query 'q3'"):
+            rerank_run(first_stage(), collection, "test", Fewer())
+        with pytest.raises(BackendError, match="More gave a result that no request asked for"):
+            rerank_run(first_stage(), collection, "test", More())
+
+    def test_queries_of_a_batch_that_fails_are_tried_alone(self, collection):
+        class InTwos(ByNumber):
+            def rerank(self, requests):
+                waiting = iter(requests)
+                while pair := list(islice(waiting, 2)):
+                    yield from list(super().rerank(pair))
+
+        source = CollectionTexts(collection.documents, collection.queries("test"))
+        done = rerank_with_report(first_stage(), source, InTwos(fail=("q1",)), RerankSettings(on_error="count"))
+        assert [qid for qid, _ in done.report.failed] == ["q1"]
+        assert all(lists_of(done.run)[qid][0] == "d5" for qid in ("q0", "q2", "q3"))
+
     def test_settings_that_cannot_be(self, collection):
-        with pytest.raises(ConfigError, match=r"(?s)depth 0.*batch 0.*on_error 'skip'.*below 'drop'"):
-            rerank_run(first_stage(), collection, "test", ByNumber(), depth=0, batch=0, on_error="skip", below="drop")
+        with pytest.raises(ConfigError, match=r"(?s)depth 0.*on_error 'skip'.*below 'drop'"):
+            rerank_run(first_stage(), collection, "test", ByNumber(), depth=0, on_error="skip", below="drop")
 
 
 class TestResuming:
     def test_a_stop_loses_at_most_the_current_batch(self, collection, tmp_path):
         out = tmp_path / "out.parquet"
-        undisturbed = rerank_run(first_stage(), collection, "test", ByNumber(), out=tmp_path / "whole.parquet", batch=1)
+        undisturbed = rerank_run(first_stage(), collection, "test", ByNumber(), out=tmp_path / "whole.parquet")
         with pytest.raises(KeyboardInterrupt):
-            rerank_run(first_stage(), collection, "test", ByNumber(after=2), out=out, batch=1)
+            rerank_run(first_stage(), collection, "test", ByNumber(after=2), out=out)
         assert not out.exists()
         reranker = ByNumber()
-        resumed = rerank_run(first_stage(), collection, "test", reranker, out=out, batch=1)
+        resumed = rerank_run(first_stage(), collection, "test", reranker, out=out)
         assert [request.qid for request in reranker.seen] == ["q2", "q3"]
         assert resumed == undisturbed == read_run(out)
         assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
@@ -250,7 +286,7 @@ class TestResuming:
     def test_a_line_cut_short_is_done_again(self, collection, tmp_path, cut):
         out = tmp_path / "out.parquet"
         with pytest.raises(KeyboardInterrupt):
-            rerank_run(first_stage(), collection, "test", ByNumber(after=2), out=out, batch=1)
+            rerank_run(first_stage(), collection, "test", ByNumber(after=2), out=out)
         data = part_path(out).read_bytes()
         part_path(out).write_bytes(data[:-cut])
         reranker = ByNumber()
@@ -266,7 +302,7 @@ class TestResuming:
     def test_another_job_is_refused_and_says_what_differs(self, collection, tmp_path):
         out = tmp_path / "out.parquet"
         with pytest.raises(KeyboardInterrupt):
-            rerank_run(first_stage(), collection, "test", ByNumber(after=2), out=out, batch=1)
+            rerank_run(first_stage(), collection, "test", ByNumber(after=2), out=out)
         with pytest.raises(
             ConfigError, match=r"(?s)finished queries of another job.*candidates: was.*depth: was 100, is now 5"
         ):
@@ -283,11 +319,9 @@ class TestResuming:
     def test_failed_queries_are_tried_again(self, collection, tmp_path):
         out = tmp_path / "out.parquet"
         with pytest.raises(KeyboardInterrupt):
-            rerank_run(
-                first_stage(), collection, "test", ByNumber(fail=("q0",), after=2), out=out, batch=1, on_error="count"
-            )
+            rerank_run(first_stage(), collection, "test", ByNumber(fail=("q0",), after=2), out=out, on_error="count")
         reranker = ByNumber()
-        run = rerank_run(first_stage(), collection, "test", reranker, out=out, batch=1, on_error="count")
+        run = rerank_run(first_stage(), collection, "test", reranker, out=out, on_error="count")
         assert [request.qid for request in reranker.seen] == ["q0", "q3"]
         assert lists_of(run)["q0"] == lists_of(first_stage())["q0"][::-1]
 

@@ -110,7 +110,9 @@ class Reranker(Protocol):
     """Orders candidates. Anything with this method is a reranker.
 
     One result for every request, in the order of the requests. How requests are batched is the reranker's business and
-    does not show in the results: they depend on the request alone.
+    does not show in the results: they depend on the request alone. Requests come as a stream whose texts may not fit in
+    memory, and what has been yielded is kept when a job is stopped: read as many as make a batch, yield their results,
+    read on.
     """
 
     def rerank(self, requests: Iterable[Request], /) -> Iterator[Result]:
@@ -199,7 +201,7 @@ def _column(where: str, what: str, values: np.ndarray, length: int) -> np.ndarra
 
 
 def rerank_checked(reranker: Reranker, requests: Sequence[Request]) -> list[Result]:
-    """Rerank `requests` and hold every result to the contract; the one door through which the library reranks.
+    """Rerank `requests` and hold every result to the contract.
 
     Raises:
         BackendError: see `check_result`; too few or too many results.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -57,7 +58,8 @@ class CollectionTexts:
     name: str = "the collection"
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"documents": self.documents.fingerprint}
+        texts = hashlib.sha256("\0".join(self.queries.texts).encode("utf-8", "surrogatepass"))
+        return {"documents": self.documents.fingerprint, "queries": texts.hexdigest()}
 
     def query(self, qid: str) -> str:
         if int(self.queries.ids.rows([qid])[0]) < 0:

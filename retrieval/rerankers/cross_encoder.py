@@ -27,7 +27,7 @@ class CrossEncoderReranker:
         model: the cross-encoder.
         max_length: tokens of a pair; the longer side (the document) is cut. None leaves the model's own.
         batch_tokens: tokens in a batch, padding included; None takes what suits the device.
-        group_pairs: pairs that are sorted together; more waste less padding.
+        group_pairs: pairs that are sorted together; more waste less padding, and a stop loses as many.
         label: which label's logit scores, for a model with more than two.
         name: what the model is called in records; its own path by default.
     """
@@ -40,7 +40,7 @@ class CrossEncoderReranker:
         *,
         max_length: int | None = None,
         batch_tokens: int | None = None,
-        group_pairs: int = 2048,
+        group_pairs: int = 1024,
         label: int | None = None,
         name: str | None = None,
     ) -> None:

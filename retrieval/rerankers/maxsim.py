@@ -47,8 +47,8 @@ class MaxSimReranker:
     """Reranks by MaxSim of token vectors.
 
     Args:
-        model: a MultiVectorEncoder, or a SentenceTransformer, whose token embeddings (before pooling) are taken without
-            the tokenizer's special tokens and normalised.
+        model: a MultiVectorEncoder, or a SentenceTransformer, whose token embeddings (before pooling, a prompt's tokens
+            included) are taken without the tokenizer's special tokens and normalised; or what `load_encoder` gives.
         query_length, document_length: tokens to read of each; None leaves the model's own.
         batch_tokens: tokens in a batch, padding included; None takes what suits the device.
         cache_megabytes: how much memory the token vectors of documents may take that are kept because candidates come
@@ -70,6 +70,8 @@ class MaxSimReranker:
         special_tokens: bool = False,
         name: str | None = None,
     ) -> None:
+        model = _wrapped(model)
+        self._embed = _embedder(model)
         self.model, self.batch_tokens, self.cache_bytes = model, batch_tokens, cache_megabytes << 20
         self.special_tokens = special_tokens
         self.lengths = {
@@ -77,7 +79,6 @@ class MaxSimReranker:
             for task, asked in (("query", query_length), ("document", document_length))
         }
         self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
-        self._embed = _embedder(model)
         self._counters = {task: TokenCounter(model.tokenizer, limit) for task, limit in self.lengths.items()}
 
     def identity(self) -> dict[str, Any]:
@@ -124,6 +125,13 @@ def _normalised(tokens: np.ndarray) -> Tokens:
     values = np.asarray(tokens, dtype=np.float32)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.maximum(length, np.float32(1e-12))
+
+
+def _wrapped(model: Any) -> Any:
+    """The sentence-transformers model inside an encoder of `load_encoder` or `as_encoder`."""
+    from ..encoders.adapters import DenseAdapter, MultiVectorAdapter
+
+    return model.model if isinstance(model, DenseAdapter | MultiVectorAdapter) else model
 
 
 Embed = Callable[[list[str], str, int | None, bool], list[np.ndarray]]

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...errors import BackendError, ConfigError, RtkError
+from ...errors import ConfigError
 from ...eval.files import write_run
 from ...eval.run import Run
 from ...files import check_output
 from ...ids import hash_strings
-from ...progress import task
 from ..pairs import one_list_each, positive_pairs
-from .base import Candidate, Request, Reranker, Result, Usage, describe, failed_result, rerank_checked
+from .base import Reranker, Usage, describe
 from .candidates import CandidateFile, CollectionTexts, TextSource
+from .job import OnError, RerankJob
 from .lists import CandidateLists, candidate_lists
 from .part import Finished, open_part, part_path
 
@@ -32,11 +30,7 @@ __all__ = ["RerankReport", "RerankSettings", "Reranked", "rerank_run", "rerank_w
 
 log = logging.getLogger(__name__)
 
-OnError = Literal["stop", "count"]
 Below = Literal["keep", "cut"]
-
-# What a model, an engine or a service raises about one input. Anything else is a bug and stops the job.
-_FAILURES = (RtkError, RuntimeError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,6 @@ class RerankSettings:
         below: "keep" leaves documents deeper than `depth` under the reranked ones, in first-stage order; "cut" drops
             them.
         on_error: "stop" at the first query that fails; "count" keeps that query's order and goes on.
-        batch: how many queries go to the reranker at once; what a stop can lose.
         raw: whether the run gets the columns `raw`, `first_rank`, `first_score`, `calibrated`.
         tag: the new run's name; None is the first stage's with "-reranked".
     """
@@ -58,13 +51,11 @@ class RerankSettings:
     positive_grade: int = 1
     below: Below = "keep"
     on_error: OnError = "stop"
-    batch: int = 16
     raw: bool = True
     tag: str | None = None
 
     def __post_init__(self) -> None:
-        problems = [f"{name} {value}: expected at least 1" for name, value in (("depth", self.depth),
-                    ("batch", self.batch)) if value < 1]  # fmt: skip
+        problems = [] if self.depth >= 1 else [f"depth {self.depth}: expected at least 1"]
         problems += [
             f"{name} {value!r}: expected {' or '.join(map(repr, known))}"
             for name, value, known in (
@@ -132,7 +123,6 @@ def rerank_run(
     positive_grade: int = 1,
     below: Below = "keep",
     on_error: OnError = "stop",
-    batch: int = 16,
     raw: bool = True,
     tag: str | None = None,
     out: str | Path | None = None,
@@ -151,12 +141,11 @@ def rerank_run(
         positive_grade: what counts as a positive.
         below: "keep" leaves deeper documents under the reranked ones, in first-stage order; "cut" drops them.
         on_error: "stop" at the first query that fails; "count" keeps that query's order, goes on and logs how many.
-        batch: how many queries go to the reranker at once; what a stop can lose.
         raw: add the columns `raw` (the model's values, never squashed; NaN for documents not reranked), `first_rank`,
             `first_score` and `calibrated`.
         tag: the new run's name.
         out: where to write the run; finished queries are then kept in a part file beside it, and the same call goes on
-            where it was stopped.
+            where it was stopped, at most what the reranker was computing being lost.
         overwrite: replace `out`, and a part file of another job.
 
     Raises:
@@ -165,7 +154,7 @@ def rerank_run(
         ConfigError: settings that cannot be, or a part file of a job with other settings.
         OutputExists: `out` is there.
     """
-    settings = RerankSettings(depth, positive_grade, below, on_error, batch, raw, tag)
+    settings = RerankSettings(depth, positive_grade, below, on_error, raw, tag)
     if isinstance(collection, CandidateFile):
         if add_positives:
             raise ConfigError("add_positives needs a collection: a candidate file has no judgments and no other texts")
@@ -203,90 +192,40 @@ def rerank_with_report(
         check_output(out, overwrite=False)
     one_list_each(run, "reranking")
     positives = None if judgments is None else positive_pairs(run.qids, judgments, settings.positive_grade)
-    job = _Job(candidate_lists(run, settings.depth, positives=positives), source, reranker, settings)
+    lists = candidate_lists(run, settings.depth, positives=positives)
+    job = RerankJob(lists, source, reranker, settings.on_error)
     if out is None:
-        return job.finish([each for group in job.groups([]) for each in group], resumed=0)
-    with open_part(part_path(out), _header(job, run), fresh=overwrite) as part:
+        return _assemble(lists, settings, list(job.outcomes(set())), resumed=0)
+    with open_part(part_path(out), _header(job, run, settings), fresh=overwrite) as part:
         finished = [each for each in part.finished if each.error is None]  # what failed is tried again
         resumed = len(finished)
-        for group in job.groups(finished):
-            part.add(group)
-            finished.extend(group)
-        done = job.finish(finished, resumed=resumed)
+        for each in job.outcomes({each.row for each in finished}):
+            part.add(each)
+            finished.append(each)
+        done = _assemble(lists, settings, finished, resumed=resumed)
         write_run(done.run, out)
         part.remove()
     return done
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """Candidate lists on their way through a reranker."""
-
-    lists: CandidateLists
-    source: TextSource
-    reranker: Reranker
-    settings: RerankSettings
-
-    def groups(self, finished: Sequence[Finished]) -> Iterator[list[Finished]]:
-        """Rerank what is not finished, some queries at a time."""
-        done = {each.row for each in finished}
-        rows = iter([row for row in range(len(self.lists.qids)) if row not in done])
-        with task("rerank", len(self.lists.qids)) as advance:
-            advance(len(done))
-            while group := list(islice(rows, self.settings.batch)):
-                requests = [self._request(row) for row in group]
-                results = self._results(requests)
-                yield [_finished(*each) for each in zip(group, requests, results, strict=True)]
-                advance(len(group))
-
-    def _request(self, row: int) -> Request:
-        qid = self.lists.qids[row]
-        ids, scores = self.lists.candidates(row)
-        texts = self.source.texts(qid, ids)
-        triples = zip(ids, texts, scores.tolist(), strict=True)
-        return Request(qid, self.source.query(qid), tuple(Candidate(*each) for each in triples))
-
-    def _results(self, requests: list[Request]) -> list[Result]:
-        """Results, by the policy for failures: with "count", a failing batch is tried query by query."""
-        try:
-            results = rerank_checked(self.reranker, requests)
-        except _FAILURES as error:
-            if self.settings.on_error == "stop":
-                raise
-            if len(requests) > 1:
-                return [result for request in requests for result in self._results([request])]
-            log.warning("query %r: %s", requests[0].qid, error)
-            return [failed_result(requests[0], f"{type(error).__name__}: {error}")]
-        failed = next((result for result in results if result.error is not None), None)
-        if failed is not None and self.settings.on_error == "stop":
-            raise BackendError(f"query {failed.qid!r} could not be reranked: {failed.error}")
-        return results
-
-    def finish(self, finished: list[Finished], *, resumed: int) -> Reranked:
-        """The run and the report."""
-        settings, lists = self.settings, self.lists
-        run = lists.to_run(
-            finished, keep_below=settings.below == "keep", raw=settings.raw, tag=settings.tag or f"{lists.tag}-reranked"
-        )
-        failed = sorted((each.row, each.error) for each in finished if each.error is not None)
-        report = RerankReport(
-            queries=len(lists.qids),
-            resumed=resumed,
-            candidates=int(lists.counts.sum()),
-            added=int(lists.added.sum()),
-            failed=tuple((lists.qids[row], str(error)) for row, error in failed),
-            usage=sum((each.usage for each in finished), Usage()),
-        )
-        return Reranked(run, report)
+def _assemble(lists: CandidateLists, settings: RerankSettings, finished: list[Finished], *, resumed: int) -> Reranked:
+    """The run and the report."""
+    run = lists.to_run(
+        finished, keep_below=settings.below == "keep", raw=settings.raw, tag=settings.tag or f"{lists.tag}-reranked"
+    )
+    failed = sorted((each.row, each.error) for each in finished if each.error is not None)
+    report = RerankReport(
+        queries=len(lists.qids),
+        resumed=resumed,
+        candidates=int(lists.counts.sum()),
+        added=int(lists.added.sum()),
+        failed=tuple((lists.qids[row], str(error)) for row, error in failed),
+        usage=sum((each.usage for each in finished), Usage()),
+    )
+    return Reranked(run, report)
 
 
-def _finished(row: int, request: Request, result: Result) -> Finished:
-    position = {name: at for at, name in enumerate(request.ids)}
-    order = np.asarray([position[name] for name in result.ids], dtype=np.int32)
-    return Finished(row, order, result.scores, result.raw, result.calibrated, result.usage, result.error)
-
-
-def _header(job: _Job, run: Run) -> dict[str, Any]:
+def _header(job: RerankJob, run: Run, settings: RerankSettings) -> dict[str, Any]:
     """What makes a job the same job: the candidates, the texts, the reranker."""
     lists = job.lists
     digest = hashlib.sha256()
@@ -296,7 +235,7 @@ def _header(job: _Job, run: Run) -> dict[str, Any]:
         digest.update(hash_strings(ids.array).tobytes())
     return {
         "run": run.tag,
-        "depth": job.settings.depth,
+        "depth": settings.depth,
         "positives added": int(lists.added.sum()),
         "candidates": digest.hexdigest(),
         "texts": job.source.fingerprint(),
