@@ -9,17 +9,21 @@ if TYPE_CHECKING:
     from .adapters import as_encoder
     from .base import Encoder, EncoderIdentity, MultiVectors, Vectors, identity
     from .batching import Batching
-    from .corpus import encode_range, shard_encoding
-    from .load import load_encoder, load_minilm_path
+    from .corpus import DeviceExecutor, OpenDocuments, encode_range, encode_shards, shard_encoding
+    from .load import EncoderSource, load_encoder, load_minilm_path
 
 _HOMES = {
     "Batching": "batching",
+    "DeviceExecutor": "corpus",
     "Encoder": "base",
     "EncoderIdentity": "base",
+    "EncoderSource": "load",
     "MultiVectors": "base",
+    "OpenDocuments": "corpus",
     "Vectors": "base",
     "as_encoder": "adapters",
     "encode_range": "corpus",
+    "encode_shards": "corpus",
     "identity": "base",
     "load_encoder": "load",
     "load_minilm_path": "load",
@@ -28,12 +32,16 @@ _HOMES = {
 
 __all__ = [
     "Batching",
+    "DeviceExecutor",
     "Encoder",
     "EncoderIdentity",
+    "EncoderSource",
     "MultiVectors",
+    "OpenDocuments",
     "Vectors",
     "as_encoder",
     "encode_range",
+    "encode_shards",
     "identity",
     "load_encoder",
     "load_minilm_path",

@@ -47,7 +47,7 @@ class _Adapter(Generic[M]):
         self.name = name
         self.source: Any = None
 
-    @property
+    @cached_property
     def dimension(self) -> int:
         """Size of a vector: (n, dimension), the vocabulary's for sparse ones, a token's for multi-vectors."""
         return int(self.model.get_embedding_dimension() or 0)
@@ -150,6 +150,11 @@ class SparseAdapter(_Adapter[SparseEncoder]):
     """A SparseEncoder as an encoder: CSR float32 (n, vocabulary)."""
 
     kind: Kind = "sparse"
+
+    @cached_property
+    def dimension(self) -> int:
+        """The vocabulary's size, read off one vector: models configure the hidden size, or nothing."""
+        return int(self.model.encode_document(["a"], show_progress_bar=False, save_to_cpu=True).shape[-1])
 
     def encode_query(self, texts: Sequence[str], /) -> csr_matrix:
         return self._encode(texts, self.query)

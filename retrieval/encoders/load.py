@@ -18,6 +18,7 @@ from ...extras import EXTRAS
 from ...files import read_json
 from .adapters import DenseAdapter, MultiVectorAdapter, SparseAdapter, as_encoder
 from .batching import Batching
+from .sides import Task, transformer_of
 
 __all__ = ["MINILM", "Backend", "Dtype", "EncoderSource", "Quantise", "load_encoder", "load_minilm_path"]
 
@@ -76,8 +77,6 @@ class EncoderSource:
             problems.append(f"quantise={self.quantise!r} computes from float32; leave dtype={self.dtype!r} out")
         if self.backend == "onnx" and self.dtype != "float32":
             problems.append(f"backend='onnx' computes in float32; leave dtype={self.dtype!r} out")
-        if self.backend == "onnx" and self.quantise is not None:
-            problems.append("backend='onnx' has no 8-bit form here; quantise='int8' belongs to backend='torch'")
         if problems:
             raise ConfigError(f"the encoder {self.spec!r} cannot be loaded this way", problems)
 
@@ -124,7 +123,8 @@ def load_encoder(
         dtype: what the model computes in; vectors come out as float32.
         query_length, document_length: maximum tokens of each side; None keeps the model's.
         backend: "onnx" runs the transformer through ONNX Runtime on the CPU (extra `onnx`).
-        quantise: "int8" computes linear layers on the CPU with 8-bit weights and activations.
+        quantise: "int8" computes linear layers with 8-bit weights and inputs, on the CPU by ONNX Runtime whatever
+            `backend` says (extra `onnx`).
         normalise, prompts, batching: as for `as_encoder`.
         trust_remote_code: run code that the model brings.
         revision: branch, tag or commit on the hub.
@@ -187,6 +187,23 @@ def _model_type(path: str, revision: str | None) -> str:
 
 
 def _settle(encoder: Loaded, source: EncoderSource) -> None:
-    """Bring the model into its precision, after its weights were hashed as they were saved."""
+    """Bring the model into its precision and form, after its weights were hashed as they were saved."""
     encoder.identity = replace(encoder.identity, dtype=source.quantise or source.dtype, revision=source.revision)
     encoder.model.to(_DTYPES[source.dtype])
+    if source.backend == "torch" and source.quantise is None:
+        return
+    if encoder.model.device.type != "cpu":
+        raise ConfigError(
+            f"backend='onnx' and quantise='int8' run on the CPU, and the device is {encoder.model.device}; "
+            "give device='cpu'"
+        )
+    from .onnx_runtime import to_onnx
+
+    tasks: tuple[Task, ...] = ("query", "document")
+    readers = {id(reader): reader for reader in (transformer_of(encoder.model, task) for task in tasks) if reader}
+    if not readers:
+        raise ConfigError(f"{source.spec} has no transformer that ONNX Runtime could run")
+    for reader in readers.values():
+        to_onnx(reader, int8=source.quantise == "int8")
+    if source.quantise == "int8":  # one scale a batch: a text alone in it keeps its vector whatever its neighbours are
+        encoder.batching = replace(encoder.batching, texts=1)
