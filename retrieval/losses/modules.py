@@ -14,7 +14,7 @@ import torch
 from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.util import batch_to_device
-from sentence_transformers.util.distributed import all_gather_with_grad, get_rank
+from sentence_transformers.util.distributed import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor, nn
 
 from .contrastive import in_batch_scores, info_nce
@@ -143,7 +143,8 @@ class InBatchLoss(_Described, CachedLossMixin):
         """The weighted terms. `columns` are (B, dim): queries, positives, and each hard negative."""
         queries, *documents = columns
         size, width = len(queries), len(documents)
-        gathered = [all_gather_with_grad(column) for column in documents]
+        several = get_world_size() > 1
+        gathered = [all_gather_with_grad(column) for column in documents] if several else documents
         everyone = len(gathered[0])
         rows = get_rank() * size + torch.arange(size, device=queries.device)
         own = rows[:, None] + everyone * torch.arange(width, device=queries.device)[None, :]

@@ -1,7 +1,8 @@
-"""Training, through the trainers of sentence-transformers: they bring torchrun, checkpoints, logging and mixed precision.
+"""Training, through the trainers of sentence-transformers.
 
-What is ours is what goes in (a configuration, batches as a function of seed and step, losses) and what is checked.
-A method is a preset in `methods.py`; it never needs a trainer of its own.
+They bring torchrun, checkpoints, logging and mixed precision. What is ours is what goes in (a configuration, batches as
+a function of seed and step, losses) and what is checked. A method
+is a preset in `methods.py`; it never needs a trainer of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
 from ... import progress
 from ...errors import BackendError, ConfigError
@@ -144,7 +145,7 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: list[TrainingTabl
     if config.evaluation and config.evaluation.patience:
         callbacks.append(EarlyStoppingCallback(config.evaluation.patience))
     kind = _BiEncoderTrainer if bi_encoder else _CrossEncoderTrainer
-    return kind(
+    trainer = kind(
         model=model,
         args=arguments,
         examples=(DenseExamples if bi_encoder else CandidateExamples)(tables, sampler),
@@ -153,6 +154,8 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: list[TrainingTabl
         data_collator=_collator(model, config),
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)  # it prints; our log has the same
+    return trainer
 
 
 def _model_path(config: TrainConfig) -> str:
@@ -175,8 +178,8 @@ def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
     for item in config.loss:
         if isinstance(item, InfoNCEOptions) and ends == "Normalize" and item.resolved_scale < 5:
             _LOG.warning(
-                "the model normalises its vectors, so that scores lie within ±%g: too flat for a softmax to learn from. "
-                "Give the loss a scale (20 is usual), or take the last module off.",
+                "the model normalises its vectors, so that scores lie within ±%g: too flat for a softmax to learn "
+                "from. Give the loss a scale (20 is usual), or take the last module off.",
                 item.resolved_scale,
             )
     return model
@@ -283,9 +286,9 @@ class _Batches:
         if not bool(torch.isfinite(loss)):
             qids = self._examples.qids(number)
             raise BackendError(
-                f"the loss is {float(loss)} at step {cast(Any, self).state.global_step + 1} (batch {number}, queries "
-                f"{', '.join(qids[:64])}{' …' if len(qids) > 64 else ''}). The last checkpoint is whole; a lower learning "
-                "rate, bf16 instead of fp16, or max_grad_norm are the usual remedies."
+                f"the loss is {float(loss.detach())} at step {cast(Any, self).state.global_step + 1} (batch {number}, queries "
+                f"{', '.join(qids[:64])}{' …' if len(qids) > 64 else ''}). The last checkpoint is whole; a lower "
+                "learning rate, bf16 instead of fp16, or max_grad_norm are the usual remedies."
             )
         return found
 

@@ -1,0 +1,313 @@
+"""Training end to end with tiny random models: it learns, resumes bit for bit, stops at NaN, and says what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from rtk.errors import BackendError, ConfigError, OutputExists
+from rtk.eval.files import write_run
+from rtk.eval.run import Run
+
+QUERIES = ["file", "cell", "wing", "heat", "vitamin", "cancer"]
+DOCUMENTS = ["json", "date", "path", "flow", "gene", "list"]
+SIZE = len(QUERIES)
+SPLITS = ("train", "dev")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Six queries of a word; the document of each is an unlike word, so that only training can match them."""
+    folder = tmp_path / "toy"
+    (folder / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{n}", "title": "", "text": DOCUMENTS[n]} for n in range(SIZE)]
+    queries = [{"_id": f"q{n}", "text": QUERIES[n]} for n in range(SIZE)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in documents))
+    (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in queries))
+    for split in SPLITS:
+        rows = "".join(f"q{n}\td{n}\t1\n" for n in range(SIZE))
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    lists = [
+        (f"q{n}", [f"d{(n + step) % SIZE}" for step in range(SIZE)], -np.arange(SIZE, dtype=np.float32))
+        for n in range(SIZE)
+    ]
+    write_run(Run.from_lists(lists), tmp_path / "all.run")
+    return folder
+
+
+@pytest.fixture
+def config(toy: Path, tiny_models: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "method": "contrastive",
+        "model": str(tiny_models / "dense"),
+        "data": {"collection": str(toy), "runs": {"negatives": str(tmp_path / "all.run")}},
+        "trainer": {"per_device_train_batch_size": 3, "learning_rate": 3e-3, "max_steps": 6, "use_cpu": True},
+        "evaluation": {"collection": str(toy), "split": "dev", "every": 3, "measure": "RR@10"},
+        "output": str(tmp_path / "model"),
+    }
+
+
+def reranker(config: dict[str, Any], tiny_models: Path, loss: str) -> dict[str, Any]:
+    run = config["data"]["runs"]["negatives"]
+    return {
+        **config,
+        "method": "cross-encoder",
+        "model": str(tiny_models / "cross_encoder"),
+        "sampling": {"negatives": 3},
+        "loss": [{"name": loss}],
+        "evaluation": {**config["evaluation"], "run": run},
+    }
+
+
+def train(config: dict[str, Any], *overrides: str, **options: Any) -> Path:
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.trainer import train as run
+
+    return run(load_config(config, overrides), **options)
+
+
+def record(output: Path) -> dict[str, Any]:
+    return json.loads((output / "rtk-run.json").read_text())
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(output / "model.safetensors")
+
+
+def test_contrastive_training_learns_and_the_model_loads_in_sentence_transformers(config: dict, toy: Path):
+    given = {"max_steps": 100, "per_device_train_batch_size": 6, "lr_scheduler_type": "constant", "learning_rate": 2e-3}
+    config["trainer"] |= given
+    output = train(config, "evaluation.every=50", "sampling.negatives=0")
+    values = [entry["RR@10"] for entry in record(output)["evaluations"]]
+    assert values[0] < 0.6
+    assert max(values) > 0.8
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(output), device="cpu")
+    scores = model.similarity(model.encode_query(QUERIES), model.encode_document(DOCUMENTS))
+    assert (scores.argmax(dim=1) == torch.arange(SIZE)).float().mean() > 0.6
+
+
+@pytest.mark.parametrize(("loss", "rate"), [("binary-cross-entropy", 3e-3), ("listnet", 1e-2)])
+def test_cross_encoder_training_learns_and_the_model_loads(config: dict, tiny_models: Path, loss: str, rate: float):
+    config["trainer"] |= {"max_steps": 80, "per_device_train_batch_size": 6, "learning_rate": rate}
+    output = train(reranker(config, tiny_models, loss), "evaluation.every=40")
+    values = [entry["RR@10"] for entry in record(output)["evaluations"]]
+    assert max(values) > values[0] + 0.25
+    from sentence_transformers import CrossEncoder
+
+    assert CrossEncoder(str(output), device="cpu").predict([("file cell", "wing heat")]).shape == (1,)
+
+
+def test_what_a_run_leaves_beside_its_model(config: dict, toy: Path):
+    from rtk.retrieval.training.config import load_config
+
+    output = train(config)
+    found = record(output)
+    assert found["status"] == "finished"
+    assert found["seed"] == 42
+    assert found["score"]["similarity"] == "cosine"
+    assert found["score"]["scale"] == 20
+    assert found["data"][0]["positives"] == SIZE
+    assert found["data"][0]["negatives_judged_relevant"] == SIZE
+    assert {"rtk", "torch", "sentence-transformers", "python"} <= found["versions"].keys()
+    assert [entry["step"] for entry in found["evaluations"]] == [0, 3, 6]
+    assert load_config(output / "rtk-config.yaml") == load_config(config)
+
+
+def test_an_output_that_is_there_is_refused_and_overwritten_on_demand(config: dict):
+    output = train(config)
+    with pytest.raises(OutputExists):
+        train(config)
+    before = weights(output)
+    train(config, "seed=7", overwrite=True)
+    assert any(not torch.equal(value, before[name]) for name, value in weights(output).items())
+
+
+def test_the_best_checkpoint_is_kept_and_patience_stops(config: dict):
+    output = train(config, "trainer.learning_rate=0.2", "trainer.max_steps=60", "evaluation.patience=2")
+    found = record(output)
+    values = {entry["step"]: entry["RR@10"] for entry in found["evaluations"]}
+    after = {step: value for step, value in values.items() if step}
+    assert found["best"] == max(after.values())
+    assert found["steps"] < 60
+    best = output / "checkpoints" / f"checkpoint-{found['best_step']}"
+    assert all(torch.equal(value, weights(best)[name]) for name, value in weights(output).items())
+
+
+def interrupted(config: dict, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run `config` until the loss of step `at` + 1, as if the process had been killed there."""
+    from rtk.retrieval.training import trainer
+
+    original = trainer._Batches.compute_loss
+
+    def stop(self: Any, *given: Any, **settings: Any) -> Any:
+        if self.state.global_step == at:
+            raise KeyboardInterrupt
+        return original(self, *given, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Batches, "compute_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "cross-encoder"])
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    config: dict, tiny_models: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    if kind == "cross-encoder":
+        config = reranker(config, tiny_models, "listnet")
+    config["trainer"]["max_steps"] = 12
+    whole = train({**config, "output": config["output"] + "-whole"})
+    interrupted(config, 7, monkeypatch)  # the checkpoint of step 6 is in the middle of the third epoch's batches
+    assert record(Path(config["output"]))["status"] == "running"
+    halves = train(config)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(halves).items())
+    assert record(halves)["evaluations"] == record(whole)["evaluations"]
+
+
+def test_another_configuration_does_not_resume(config: dict, monkeypatch: pytest.MonkeyPatch):
+    interrupted(config, 4, monkeypatch)
+    with pytest.raises(ConfigError) as caught:
+        train(config, "seed=1", "trainer.learning_rate=1e-4", "trainer.logging_steps=7")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["trainer.learning_rate", "seed"]
+
+
+def test_other_data_do_not_resume(config: dict, toy: Path, monkeypatch: pytest.MonkeyPatch):
+    interrupted(config, 4, monkeypatch)
+    qrels = toy / "qrels" / "train.tsv"
+    qrels.write_text(qrels.read_text() + "q0\td3\t1\n")
+    with pytest.raises(ConfigError, match=r"data\.0\.fingerprint"):
+        train(config)
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_queries(config: dict, tmp_path: Path):
+    broken = tmp_path / "broken"
+    shutil.copytree(config["model"], broken)
+    from safetensors.torch import save_file
+
+    values = weights(broken)
+    values["embeddings.word_embeddings.weight"][:] = float("nan")
+    save_file(values, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackendError, match=r"at step 1 \(batch 0, queries q\d, q\d, q\d\)"):
+        train({**config, "model": str(broken), "evaluation": None})
+
+
+def test_a_mixture_trains_on_all_its_collections(config: dict, toy: Path):
+    parts = [{"collection": str(toy), "weight": 1}, {"collection": str(toy), "split": "dev", "weight": 3}]
+    output = train({**config, "data": {"mixture": parts}, "evaluation": None})
+    assert len(record(output)["data"]) == 2
+
+
+def test_several_losses_are_summed_and_logged_by_name(config: dict, tiny_models: Path):
+    given = reranker(config, tiny_models, "listnet")
+    given["loss"] = [{"name": "listnet", "weight": 0.5}, "binary-cross-entropy"]
+    output = train({**given, "evaluation": None}, "trainer.logging_steps=2", "trainer.save_steps=6")
+    state = json.loads((output / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
+    for entry in state["log_history"][:3]:
+        assert entry["loss"] == pytest.approx(entry["listnet"] + entry["binary-cross-entropy"], abs=1e-3)
+
+
+def test_candidates_of_a_run_can_stand_for_the_dev_collection(config: dict):
+    run = config["data"]["runs"]["negatives"]
+    reranked = train({**config, "output": config["output"] + "2"}, f"evaluation.run={run}", "evaluation.depth=6")
+    searched = train(config)
+    assert record(reranked)["evaluations"] == record(searched)["evaluations"]
+
+
+def test_the_sampler_decides_what_the_trainer_sees(config: dict):
+    """The texts of a batch are those that the sampler drew for its number."""
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.data import open_tables
+    from rtk.retrieval.training.trainer import _arguments, _make_trainer
+
+    loaded = load_config({**config, "evaluation": None}, ["trainer.num_train_epochs=2", "trainer.max_steps=-1"])
+    trainer = _make_trainer(loaded, _arguments(loaded, resuming=False), open_tables(loaded.data.parts()), None)
+    batches = list(trainer.get_train_dataloader())
+    assert [int(batch["label"]["number"][0]) for batch in batches] == [0, 1]
+    assert all(batch["label"]["allowed"].shape == (3, 6) for batch in batches)
+    assert all(batch["positive_input_ids"].shape[0] == 3 for batch in batches)
+
+
+def test_yaml_file_and_lengths(config: dict, tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({**config, "lengths": {"query": 3, "document": 2}, "evaluation": None}))
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.data import open_tables
+    from rtk.retrieval.training.trainer import _arguments, _make_trainer
+
+    loaded = load_config(path)
+    trainer = _make_trainer(loaded, _arguments(loaded, resuming=False), open_tables(loaded.data.parts()), None)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["query_input_ids"].shape[1] == 3
+    assert batch["negative_1_input_ids"].shape[1] == 2
+
+
+_TWO = """
+import json, sys
+import torch
+from pathlib import Path
+torch.set_num_threads(1)
+from rtk.retrieval.training import trainer
+
+seen, original = [], trainer._Batches.compute_loss
+
+def watch(self, model, inputs, *rest, **settings):
+    seen.append([int(inputs["label"]["number"][0]), inputs["query_input_ids"].tolist()])
+    return original(self, model, inputs, *rest, **settings)
+
+trainer._Batches.compute_loss = watch
+config = json.loads(Path(sys.argv[1]).read_text())
+trainer.train(config)
+import os
+Path(config["output"] + f"-rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: dict, tmp_path: Path):
+    """The loss gathers documents with gradient, so the mean over two processes is the gradient of one."""
+    model = tmp_path / "no-dropout"
+    shutil.copytree(config["model"], model)
+    settings = json.loads((model / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps(settings))
+    script = tmp_path / "two.py"
+    script.write_text(_TWO)
+    for processes in (1, 2):
+        trainer = {**config["trainer"], "per_device_train_batch_size": 6 // processes, "max_steps": 4}
+        given = {**config, "model": str(model), "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}
+        given["evaluation"] = {**config["evaluation"], "every": 2}
+        path = tmp_path / f"{processes}.json"
+        path.write_text(json.dumps(given))
+        launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
+        port = 20000 + os.getpid() % 20000
+        subprocess.run([sys.executable, *launch, f"--master-port={port}", str(script), str(path)], check=True, cwd="/")
+    one = json.loads((tmp_path / "by-1-rank0.json").read_text())
+    halves = [json.loads((tmp_path / f"by-2-rank{rank}.json").read_text()) for rank in (0, 1)]
+    for whole, first, second in zip(one, *halves, strict=True):
+        assert whole[0] == first[0] == second[0]
+        assert whole[1] == first[1] + second[1]
+    expected = weights(tmp_path / "by-1")
+    for name, value in weights(tmp_path / "by-2").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+    assert record(tmp_path / "by-2")["processes"] == 2
