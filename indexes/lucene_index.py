@@ -162,7 +162,7 @@ def remove_documents(target: Path, names: Sequence[str]) -> None:
         )
         try:
             for name in names:
-                writer.deleteDocuments([term("id", name)])
+                writer.deleteDocuments(term("id", name))
             writer.forceMergeDeletes()  # so that deleted documents leave the statistics
         finally:
             writer.close()

@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import BackendError, ConfigError, DataError
+from ..files import write_json
 from ..ids import Ids, ids_file
 from . import folder as folders
 from .base import Index
 from .building import staging
 from .dense import check_queries
-from .manifest import LOCK, FileRecord, Manifest, read_manifest, record_files
+from .manifest import BUILDING, FORMAT, LOCK, FileRecord, Manifest, read_manifest, record_files
 from .registry import BACKENDS, open_index
 from .vectors import Shard, ShardWriter, VectorShards, normalised, save_array
 
@@ -109,18 +110,28 @@ def _change(out: Path, what: str, collection: Mapping[str, Any] | None) -> Itera
     with folders.lock(out), folders.lock(staging(out)):
         manifest, stage = read_manifest(out), staging(out)
         folders.clear(stage)
-        for name in manifest.files:
-            _link(out / name, stage / name)
-        change = _Change(stage, manifest, Ids.load(ids_file(stage)))
-        yield change
-        change.ids.save(ids_file(stage))
-        files = record_files(stage, known=_unchanged(out, stage, manifest))
-        manifest.model_copy(update={
-            "count": len(change.ids), "collection": None if collection is None else dict(collection), "files": files,
-        }).write(stage)
-        folders.exchange(stage, out)
-        (out / LOCK).unlink(missing_ok=True)
-        folders.remove(stage)
+        write_json(stage / BUILDING, {"format": FORMAT, "update": what})
+        try:
+            for name in manifest.files:
+                _link(out / name, stage / name)
+            change = _Change(stage, manifest, Ids.load(ids_file(stage)))
+            yield change
+            _finish(out, change, collection)
+        finally:
+            folders.remove(stage)
+
+
+def _finish(out: Path, change: _Change, collection: Mapping[str, Any] | None) -> None:
+    """Write the manifest of the changed copy and let it take the index's place; the old one is then at its path."""
+    stage = change.folder
+    change.ids.save(ids_file(stage))
+    files = record_files(stage, known=_unchanged(out, stage, change.manifest))
+    kept = None if collection is None else dict(collection)
+    changed = change.manifest.model_copy(update={"count": len(change.ids), "collection": kept, "files": files})
+    changed.write(stage)
+    (stage / BUILDING).unlink()
+    folders.exchange(stage, out)
+    (out / LOCK).unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> None:
