@@ -60,12 +60,20 @@ class Bm25sIndex:
         vocabulary: term → number.
         ids: row → document id.
         analyzer: text → terms, the one that the documents went through.
+        folder: where they came from.
     """
 
     def __init__(
-        self, postings: Postings, vocabulary: Mapping[str, int], ids: Ids, analyzer: EnglishAnalyzer
+        self,
+        postings: Postings,
+        vocabulary: Mapping[str, int],
+        ids: Ids,
+        analyzer: EnglishAnalyzer,
+        *,
+        folder: Path | None = None,
     ) -> None:
         self.postings, self.vocabulary, self.ids, self.analyzer = postings, vocabulary, ids, analyzer
+        self.folder = folder
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -234,11 +242,21 @@ def save(folder: Path, postings: Postings, vocabulary: Mapping[str, int], settin
     save_array(folder / _INDPTR, postings.bounds)
     with atomic_path(folder / "vocab.index.json") as temporary:
         temporary.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    write_json(folder / "params.index.json", {
-        "k1": settings["k1"], "b": settings["b"], "delta": 0.5, "method": "lucene", "idf_method": "lucene",
-        "dtype": "float32", "int_dtype": "int32", "num_docs": postings.documents, "backend": "numpy",
-        "version": importlib.metadata.version("bm25s"),
-    })
+    write_json(
+        folder / "params.index.json",
+        {
+            "k1": settings["k1"],
+            "b": settings["b"],
+            "delta": 0.5,
+            "method": "lucene",
+            "idf_method": "lucene",
+            "dtype": "float32",
+            "int_dtype": "int32",
+            "num_docs": postings.documents,
+            "backend": "numpy",
+            "version": importlib.metadata.version("bm25s"),
+        },
+    )
 
 
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> Bm25sIndex:
@@ -246,5 +264,10 @@ def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -
     check_names(settings, (), "settings for opening a bm25s index")
     arrays = (map_array(folder / "bm25s" / name) for name in (_DATA, _INDICES, _INDPTR))
     vocabulary = json.loads((folder / "bm25s" / "vocab.index.json").read_text(encoding="utf-8"))
-    return Bm25sIndex(Postings(*arrays, manifest.count), vocabulary, Ids.load(ids_file(folder)),
-                      EnglishAnalyzer(manifest.settings["stemmer"]))
+    return Bm25sIndex(
+        Postings(*arrays, manifest.count),
+        vocabulary,
+        Ids.load(ids_file(folder)),
+        EnglishAnalyzer(manifest.settings["stemmer"]),
+        folder=folder,
+    )

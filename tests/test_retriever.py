@@ -269,6 +269,12 @@ class TestChunks:
             ["long", "d1", "d2", "d3"],
         ]
 
+    def test_an_index_that_was_just_built_knows_of_its_chunks(self, collection, tmp_path):
+        built = Retriever(None, build_index(collection, tmp_path / "index", chunking=Chunking(3, 0)))
+        queries = collection.queries("test")
+        assert built.run(queries, 5) == Retriever.open(tmp_path / "index").run(queries, 5)
+        assert set(built.run(queries, 5).vocabulary) <= set(DOCUMENTS)
+
     def test_excluded_documents_take_all_their_chunks_along(self, collection, tmp_path):
         build_index(collection, tmp_path / "index", chunking=Chunking(3, 0))
         run = Retriever.open(tmp_path / "index").run(collection.queries("test"), 5, exclude={"q1": ["d1"]})
