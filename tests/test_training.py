@@ -293,15 +293,16 @@ def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: d
     (model / "config.json").write_text(json.dumps(settings))
     script = tmp_path / "two.py"
     script.write_text(_TWO)
+    sgd = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4}  # Adam blows rounding up where a gradient is 0
+    config = {**config, "model": str(model), "evaluation": {**config["evaluation"], "every": 2}}
     for processes in (1, 2):
-        trainer = {**config["trainer"], "per_device_train_batch_size": 6 // processes, "max_steps": 4}
-        given = {**config, "model": str(model), "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}
-        given["evaluation"] = {**config["evaluation"], "every": 2}
+        trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
         path = tmp_path / f"{processes}.json"
-        path.write_text(json.dumps(given))
-        launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
-        port = 20000 + os.getpid() % 20000
-        subprocess.run([sys.executable, *launch, f"--master-port={port}", str(script), str(path)], check=True, cwd="/")
+        path.write_text(json.dumps({**config, "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}))
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
+        start = launch if processes == 2 else []
+        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/")
     one = json.loads((tmp_path / "by-1-rank0.json").read_text())
     halves = [json.loads((tmp_path / f"by-2-rank{rank}.json").read_text()) for rank in (0, 1)]
     for whole, first, second in zip(one, *halves, strict=True):
@@ -309,5 +310,5 @@ def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: d
         assert whole[1] == first[1] + second[1]
     expected = weights(tmp_path / "by-1")
     for name, value in weights(tmp_path / "by-2").items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
     assert record(tmp_path / "by-2")["processes"] == 2

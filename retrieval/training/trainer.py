@@ -284,9 +284,9 @@ class _Batches:
         found = cast(Any, super()).compute_loss(model, inputs, *rest, **settings)
         loss = found[0] if isinstance(found, tuple) else found
         if not bool(torch.isfinite(loss)):
-            qids = self._examples.qids(number)
+            qids, step = self._examples.qids(number), cast(Any, self).state.global_step + 1
             raise BackendError(
-                f"the loss is {float(loss.detach())} at step {cast(Any, self).state.global_step + 1} (batch {number}, queries "
+                f"the loss is {float(loss.detach())} at step {step} (batch {number}, queries "
                 f"{', '.join(qids[:64])}{' …' if len(qids) > 64 else ''}). The last checkpoint is whole; a lower "
                 "learning rate, bf16 instead of fp16, or max_grad_norm are the usual remedies."
             )
