@@ -90,8 +90,10 @@ def main() -> None:
         count = options.documents // part
         peak, held = run(options.backend, count, options.dimension)
         growth = "" if before is None else f", growth {(peak - before[1]) / (count - before[0]):.1f} bytes a document"
-        print(f"{options.backend} {count:,} documents: peak {peak / 1e9:.3f} GB, after {held / 1e9:.3f} GB{growth}",
-              flush=True)
+        print(
+            f"{options.backend} {count:,} documents: peak {peak / 1e9:.3f} GB, after {held / 1e9:.3f} GB{growth}",
+            flush=True,
+        )
         before = count, peak
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/search.py [--documents 1000000] [--threads 1 2] [--repeats 5]
 
-Both sides of every ratio alternate within one run, on the same vectors and threads; medians and their ratio are printed.
+Both sides of every ratio alternate within one run, on the same vectors and threads; medians and their ratio are
+printed.
 Aims: torch at most 0.5 of FAISS Flat for 32 queries, k = 200, 1,000,000 × 384; the layer at most 1.05 of raw FAISS for
 1,000 queries over 500,000 × 384.
 """
@@ -15,7 +16,6 @@ import time
 from collections.abc import Callable
 
 import faiss
-import numpy as np
 import torch
 
 from rtk.ids import Ids
@@ -60,19 +60,21 @@ def main() -> None:
     for threads in options.threads:
         torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
-        ours, theirs = compare(lambda: exact.search(queries[:32], 200), lambda: flat.search(queries[:32], 200),
-                               options.repeats)
+        ours, theirs = compare(
+            lambda: exact.search(queries[:32], 200), lambda: flat.search(queries[:32], 200), options.repeats
+        )
         report(f"torch / Flat, {len(vectors):,}, 32 queries, k 200, {threads} threads", ours, theirs)
     half = options.documents // 2
     flat.reset()
     flat.add(vectors[:half])
     layer = FaissIndex(flat, ids[:half])
+    many = queries[: options.overhead_queries]
     for threads in options.threads[-1:]:
         faiss.omp_set_num_threads(threads)
-        many = queries[: options.overhead_queries]
         for k in (10, 100):
-            ours, theirs = compare(lambda k=k: layer.search(many, k), lambda k=k: flat.search(many, k),
-                                   max(2, options.repeats // 2))
+            ours, theirs = compare(
+                lambda k=k: layer.search(many, k), lambda k=k: flat.search(many, k), max(2, options.repeats // 2)
+            )
             report(f"layer / raw Flat, {half:,}, {len(many)} queries, k {k}, {threads} threads", ours, theirs)
 
 

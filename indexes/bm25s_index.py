@@ -1,8 +1,8 @@
 """BM25 with scores computed when indexing, in the arrays and file names of bm25s, which can load INDEX/bm25s itself.
 
 Documents stream: each block of texts becomes three integer arrays, and one conversion at the end sorts them by term.
-Score of a document: the sum over query terms, with repetition, of ln(1 + (N - df + 0.5) / (df + 0.5)) · tf / (tf + k1 (1
-- b + b · length / mean length)), which is Lucene's formula with exact lengths.
+Score of a document: the sum over query terms, with repetition, of ln(1 + (N - df + 0.5) / (df + 0.5)) · tf / (tf + k1
+(1 - b + b · length / mean length)), which is Lucene's formula with exact lengths.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SAMPLE = 1000
 
 @dataclass(frozen=True)
 class Postings:
-    """BM25 scores by term: those of term t are `scores[bounds[t]:bounds[t + 1]]`, for documents `rows[…]`, ascending."""
+    """BM25 scores by term: those of term t are `scores[bounds[t]:bounds[t + 1]]`, for `rows[…]`, ascending."""
 
     scores: np.ndarray
     rows: np.ndarray

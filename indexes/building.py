@@ -29,9 +29,7 @@ from .vectors import ShardWriter, VectorShards, fixed_shards
 __all__ = ["build_dense", "build_lexical"]
 
 
-def build_dense(
-    out: str | Path, ids: Ids, encode: Callable[[int, int], np.ndarray], *, plan: BuildPlan
-) -> Index:
+def build_dense(out: str | Path, ids: Ids, encode: Callable[[int, int], np.ndarray], *, plan: BuildPlan) -> Index:
     """Build a dense index and open it.
 
     Args:
@@ -53,8 +51,9 @@ def build_dense(
     with _start(Path(out), plan, ids) as site:
         if not site.finished:
             writer = ShardWriter(site.folder / "vectors", plan.dtype, plan.similarity == "cosine")
-            with _explain_full_disk(site.folder, lambda: f"{len(shards) - len(writer.missing(shards))} of {len(shards)}"
-                                    " vector shards"):
+            with _explain_full_disk(
+                site.folder, lambda: f"{len(shards) - len(writer.missing(shards))} of {len(shards)} vector shards"
+            ):
                 _encode(writer, len(ids), encode, plan)
                 vectors = VectorShards.open(writer.folder, plan.dtype)
                 if len(vectors) != len(ids):
@@ -65,9 +64,7 @@ def build_dense(
     return open_index(out)
 
 
-def build_lexical(
-    out: str | Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], *, plan: BuildPlan
-) -> Index:
+def build_lexical(out: str | Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], *, plan: BuildPlan) -> Index:
     """Build a lexical (BM25) index and open it.
 
     Args:
@@ -230,7 +227,8 @@ def _prepare(folder: Path, description: dict[str, Any], replace: bool) -> None:
             differing = _differences(before.get("plan", {}), description["plan"])
             raise ConfigError(
                 f"{folder} holds the unfinished build of another index. Give the arguments it was started with, "
-                "--overwrite to begin again, or another output. It differs in:", differing,
+                "--overwrite to begin again, or another output. It differs in:",
+                differing,
             )
         folders.clear(folder)
     for path in folder.rglob(".*.tmp.*"):  # what a killed process was writing

@@ -1,7 +1,7 @@
 """English analysis after Lucene's EnglishAnalyzer, so that BM25 in numpy stands beside Lucene.
 
-Words are found by the word-break rules of Unicode (UAX 29) as far as they matter for running text; a possessive 's goes,
-letters become lower case, Lucene's 33 stop words go, and Porter's stemmer, with Lucene's two
+Words are found by the word-break rules of Unicode (UAX 29) as far as they matter for running text; a possessive 's
+goes, letters become lower case, Lucene's 33 stop words go, and Porter's stemmer, with Lucene's two
 additions, does the rest.
 """
 
@@ -15,8 +15,11 @@ import Stemmer
 __all__ = ["STOP_WORDS", "EnglishAnalyzer", "words"]
 
 STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
-    " to was will with".split()
+    (
+        *("a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not"),
+        *("of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was"),
+        *("will", "with"),
+    )
 )
 
 _LONGEST = 255  # Lucene cuts longer words into pieces of this size
@@ -26,7 +29,8 @@ _STEMS_KEPT = 500_000
 # full stop or apostrophe joins digits.
 _ASCII = re.compile(r"\w+(?:(?:(?<=[A-Za-z])[.:'](?=[A-Za-z])|(?<=[0-9])[.,;'](?=[0-9]))\w+)*")
 
-_NUMBER_FORMS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u215f\u2460-\u249b\u24ea-\u24ff\u2776-\u2793"
+_NUMBER_FORMS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u215f"
+    "\u2460-\u249b\u24ea-\u24ff\u2776-\u2793"
 _IDEOGRAPHS = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _HIRAGANA, _KATAKANA = "\u3041-\u309f", "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _SYMBOLS = "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2600-\u26ff\u2702-\u27b0\U0001f300-\U0001faff"  # words of their own

@@ -13,12 +13,30 @@ from ..errors import BackendError, ConfigError
 from ..extras import require
 from .vectors import VectorShards
 
-__all__ = ["BUILD_SETTINGS", "default_knobs", "engine_errors", "is_flat", "knobs", "make", "remove_rows", "takes_parts", "train"]
+__all__ = [
+    "BUILD_SETTINGS",
+    "default_knobs",
+    "engine_errors",
+    "is_flat",
+    "knobs",
+    "make",
+    "remove_rows",
+    "takes_parts",
+    "train",
+]
 
 faiss = require("faiss", "cpu", "the faiss back-end")
 
-BUILD_SETTINGS = ("train_size", "seed", "efConstruction", "nprobe", "efSearch", "quantizer_efSearch", "k_factor",
-                  "search_L")
+BUILD_SETTINGS = (
+    "train_size",
+    "seed",
+    "efConstruction",
+    "nprobe",
+    "efSearch",
+    "quantizer_efSearch",
+    "k_factor",
+    "search_L",
+)
 _POINTS_A_CENTROID = 64
 _LEAST_TRAINING = 100_000
 
@@ -135,9 +153,13 @@ def remove_rows(index: Any, keep: np.ndarray) -> None:
     inner = faiss.downcast_index(index)
     lists = getattr(inner, "invlists", None)
     if lists is None and not isinstance(inner, faiss.IndexFlatCodes):
-        raise BackendError(f"a FAISS index of type {type(inner).__name__} cannot delete; build it again with --overwrite")
+        raise BackendError(
+            f"a FAISS index of type {type(inner).__name__} cannot delete; build it again with --overwrite"
+        )
     if lists is not None and not isinstance(faiss.downcast_InvertedLists(lists), faiss.ArrayInvertedLists):
-        raise BackendError(f"the inverted lists of {type(inner).__name__} cannot delete; build it again with --overwrite")
+        raise BackendError(
+            f"the inverted lists of {type(inner).__name__} cannot delete; build it again with --overwrite"
+        )
     with engine_errors("removing vectors"):
         index.remove_ids(gone)
     if lists is not None:  # lists keep the old row numbers

@@ -1,7 +1,7 @@
 """Dense search by FAISS: any factory string, inner product throughout.
 
-INDEX/index and INDEX/docid are the pair of files that Pyserini's FaissSearcher opens; faiss.read_index reads the former.
-Cosine is the inner product of vectors that were normalised on both sides.
+INDEX/index and INDEX/docid are the pair of files that Pyserini's FaissSearcher opens; faiss.read_index reads the
+former. Cosine is the inner product of vectors that were normalised on both sides.
 
 - Flat is exact: a few hits more than asked for are scored again in float64, so ties go to the lower row. Its file holds
   the same floats as the vector shards, which are therefore dropped after building unless `keep_vectors` says otherwise.
@@ -54,8 +54,14 @@ class FaissIndex:
     """
 
     def __init__(
-        self, index: Any, ids: Ids, *, similarity: Similarity = "dot", search: Options | None = None,
-        shards: VectorShards | None = None, folder: Path | None = None,
+        self,
+        index: Any,
+        ids: Ids,
+        *,
+        similarity: Similarity = "dot",
+        search: Options | None = None,
+        shards: VectorShards | None = None,
+        folder: Path | None = None,
     ) -> None:
         if index.ntotal != len(ids):
             raise DataError(f"the FAISS index holds {index.ntotal} vectors for {len(ids)} document ids", path=folder)
@@ -69,7 +75,12 @@ class FaissIndex:
 
     @classmethod
     def from_arrays(
-        cls, vectors: np.ndarray, ids: Sequence[str], *, factory: str = "Flat", similarity: Similarity = "dot",
+        cls,
+        vectors: np.ndarray,
+        ids: Sequence[str],
+        *,
+        factory: str = "Flat",
+        similarity: Similarity = "dot",
         settings: Mapping[str, Any] | None = None,
     ) -> FaissIndex:
         """An index in memory: `vectors` (n, dim), one id each; a duplicate id is refused."""
@@ -194,13 +205,18 @@ def _drop_excluded(rows: np.ndarray, exclude: Exclude | None) -> None:
             rows[number, np.isin(rows[number], left_out)] = -1
 
 
-def fill(factory: str, vectors: VectorShards, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def fill(
+    factory: str, vectors: VectorShards, settings: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Make, train and fill an index; return it with its search knobs and with what training took."""
     check_names(settings, BUILD_SETTINGS, "settings of the faiss back-end")
     index = make(factory, vectors.dimension, settings)
     chosen = knobs(index)
-    check_names({name: 0 for name in settings if name not in BUILD_SETTINGS[:3]}, tuple(chosen),
-                f"search settings of factory {factory!r}")
+    check_names(
+        {name: 0 for name in settings if name not in BUILD_SETTINGS[:3]},
+        tuple(chosen),
+        f"search settings of factory {factory!r}",
+    )
     code = int(index.sa_code_size()) if hasattr(index, "sa_code_size") and is_flat(index) else 4 * vectors.dimension
     say_need(f"faiss:{factory}", code * len(vectors), f"{len(vectors):,} vectors, held while building")
     trained = train(index, vectors, settings)
@@ -222,8 +238,11 @@ def build_dense(folder: Path, vectors: VectorShards, ids: Ids, plan: BuildPlan) 
     write(folder, index, ids)
     lossless = is_flat(index) and vectors.dtype == "float32"
     settings = {"factory": factory, "search": search, **trained}
-    return {"settings": settings, "versions": {"faiss": faiss.__version__, "numpy": np.__version__},
-            "keep_vectors": not lossless}
+    return {
+        "settings": settings,
+        "versions": {"faiss": faiss.__version__, "numpy": np.__version__},
+        "keep_vectors": not lossless,
+    }
 
 
 def write(folder: Path, index: Any, ids: Ids) -> None:
@@ -233,7 +252,7 @@ def write(folder: Path, index: Any, ids: Ids) -> None:
     with atomic_path(folder / "docid") as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as handle:
         for name in ids:
             if "\n" in name or "\r" in name:
-                raise DataError(f"document id {name!r} holds a line break, which INDEX/docid cannot; rename the document")
+                raise DataError(f"document id {name!r} holds a line break, which INDEX/docid cannot; rename it")
             handle.write(name + "\n")
 
 
@@ -243,13 +262,19 @@ def read(folder: Path, *, mmap: bool) -> Any:
 
 
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> FaissIndex:
-    """Open for searching. Settings: `mmap` (default true), `device` ("cpu", or "cuda[:N]" with a GPU build of FAISS)."""
+    """Open for searching. Settings: `mmap` (default true), `device` ("cpu"; "cuda[:N]" with a GPU build of FAISS)."""
     check_names(settings, ("mmap", "device"), "settings for opening a faiss index")
     index = read(folder, mmap=bool(settings.get("mmap", True)))
     index = on_device(index, str(settings.get("device", "cpu")))
     shards = VectorShards.open(folder / "vectors", manifest.dtype) if manifest.dtype else None
-    return FaissIndex(index, Ids.load(ids_file(folder)), similarity=manifest.similarity or "dot",
-                      search=manifest.settings["search"], shards=shards, folder=folder)
+    return FaissIndex(
+        index,
+        Ids.load(ids_file(folder)),
+        similarity=manifest.similarity or "dot",
+        search=manifest.settings["search"],
+        shards=shards,
+        folder=folder,
+    )
 
 
 def on_device(index: Any, device: str) -> Any:

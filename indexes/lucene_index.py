@@ -1,7 +1,7 @@
 """BM25 by Lucene, through the Anserini jar that Pyserini brings. Pyserini's LuceneSearcher opens INDEX/lucene itself.
 
-Scores are Anserini's: rounded to four decimals, with a later document of a tie reported slightly lower; document lengths
-are kept in one byte, as Lucene does. Documents without any text are in `ids` but not in Lucene's statistics.
+Scores are Anserini's: rounded to four decimals, with a later document of a tie reported slightly lower; document
+lengths are kept in one byte, as Lucene does. Documents without any text are in `ids` but not in Lucene's statistics.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ def build_lexical(
     return {"settings": {**DEFAULTS, **plan.settings}, "versions": versions, "keep_vectors": False}
 
 
-def add_documents(
-    target: Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], *, append: bool
-) -> None:
+def add_documents(target: Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], *, append: bool) -> None:
     """Add documents to a Lucene folder, one thread, in order."""
     document = autoclass("io.anserini.collection.JsonCollection$Document")
     with java_errors(f"indexing into {target}"):
@@ -160,9 +158,10 @@ def remove_documents(target: Path, names: Sequence[str]) -> None:
         writer = autoclass("org.apache.lucene.index.IndexWriter")(
             autoclass("org.apache.lucene.store.FSDirectory").open(path), config
         )
+        nothing = autoclass("java.util.ArrayList")()  # updating to no documents deletes, without Java's varargs
         try:
             for name in names:
-                writer.deleteDocuments(term("id", name))
+                writer.updateDocuments(term("id", name), nothing)
             writer.forceMergeDeletes()  # so that deleted documents leave the statistics
         finally:
             writer.close()
@@ -174,5 +173,10 @@ def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -
     threads = settings.get("threads", 1)
     if not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"threads is {threads!r}, expected a whole number of at least 1")
-    return LuceneIndex(folder / "lucene", Ids.load(ids_file(folder)), k1=manifest.settings["k1"],
-                       b=manifest.settings["b"], threads=threads)
+    return LuceneIndex(
+        folder / "lucene",
+        Ids.load(ids_file(folder)),
+        k1=manifest.settings["k1"],
+        b=manifest.settings["b"],
+        threads=threads,
+    )

@@ -85,7 +85,8 @@ def read_manifest(folder: str | Path) -> Manifest:
     if value["format"] != FORMAT:
         raise DataError(
             f"index format {value['format']!r} is not known here (this version reads {FORMAT}); "
-            "update rtk, or build the index again with this version", path=path,
+            "update rtk, or build the index again with this version",
+            path=path,
         )
     try:
         return Manifest.model_validate(value)
@@ -140,7 +141,8 @@ def check_files(folder: str | Path, manifest: Manifest, *, verify: bool = False)
         if size != record.size:
             raise IndexMismatch(
                 f"{size:,} bytes, but the manifest says {record.size:,}: the file was altered or cut short; "
-                "copy it again, or rebuild the index", path=path,
+                "copy it again, or rebuild the index",
+                path=path,
             )
         if verify and sha256_file(path) != record.sha256:
             raise IndexMismatch(

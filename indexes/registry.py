@@ -61,7 +61,7 @@ def parse_backend(text: str) -> BackendSpec:
     if backend is None:
         raise ConfigError(f"unknown back-end {name!r}{nearest(name, BACKENDS)}; there are {', '.join(BACKENDS)}")
     if colon and (backend.factory is None or not factory):
-        raise ConfigError(f"back-end {text!r}: a factory string is given as faiss:FACTORY, for example faiss:IVF256,Flat")
+        raise ConfigError(f"back-end {text!r}: a factory is given as faiss:FACTORY, for example faiss:IVF256,Flat")
     return BackendSpec(name, factory or backend.factory)
 
 

@@ -1,8 +1,8 @@
 """Exact inner-product top-k in blocks, on tensors.
 
 Each block is one float32 matrix product. Its scores only choose candidates: everything within the rounding error of a
-float32 product of the running k-th best is scored again in float64 and rounded to float32. So the result does not depend
-on the block size, the number of threads or the matrix kernel, equal vectors get equal scores, and ties go to the lower
+float32 product of the running k-th best is scored again in float64 and rounded to float32. So the result does not
+depend on the block size, the number of threads or the matrix kernel, equal vectors get equal scores, and ties go to the lower
 row. After the first block few scores pass the running k-th best, so selection costs little beside the product.
 """
 
@@ -47,11 +47,13 @@ class TopK:
         """Take in rows start:start + len(block). `block` is (rows, dim) of any float dtype on the queries' device."""
         if not len(block) or not len(self.queries) or not self.k:
             return
-        product = torch.mm(block.to(torch.float32), self.queries.T).T if block.device.type == "cpu" else torch.mm(
-            self.queries, block.to(torch.float32).T
+        product = (
+            torch.mm(block.to(torch.float32), self.queries.T).T
+            if block.device.type == "cpu"
+            else torch.mm(self.queries, block.to(torch.float32).T)
         )
         self._mask_excluded(product, start, len(block))
-        query, row = self._candidates(product).nonzero(as_tuple=True)
+        query, row = self._candidates(product)
         if len(query):
             self._merge(query, row + start, self._exact(query, row, block))
 
@@ -63,16 +65,18 @@ class TopK:
         first, last = torch.searchsorted(rows, bounds).tolist()
         product[queries[first:last], rows[first:last] - start] = -torch.inf
 
-    def _candidates(self, product: torch.Tensor) -> torch.Tensor:
-        """(n, rows) bool: which scores could belong to the k best."""
+    def _candidates(self, product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(query, row) of the scores that could belong to the k best, in that order."""
         bound = self.scores[:, -1] - self._slack
-        passing = product > bound[:, None]
-        many = 2 * self.k * len(product)  # lists are not full yet, or the rows come in rising order
-        if product.shape[1] > self.k and int(passing.sum()) > many:
-            bound = torch.maximum(bound, product.topk(self.k, dim=1).values[:, -1] - self._slack)
-            # > would lose a k-th best whose slack is 0; >= alone would let excluded entries in
-            passing = (product >= bound[:, None]) & (product > -torch.inf)
-        return passing
+        many = 2 * self.k * len(product)
+        if product.shape[1] <= self.k or not torch.isinf(bound).any():
+            query, row = (product > bound[:, None]).nonzero(as_tuple=True)
+            if product.shape[1] <= self.k or len(query) <= many:
+                return query, row
+        # The lists are not full yet, or each block beats the ones before it: bound by this block's own k-th best. A
+        # strict > would lose it where the slack is 0; >= alone would let excluded entries in.
+        bound = torch.maximum(bound, product.topk(self.k, dim=1).values[:, -1] - self._slack)
+        return ((product >= bound[:, None]) & (product > -torch.inf)).nonzero(as_tuple=True)
 
     def _exact(self, query: torch.Tensor, row: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
         parts = [

@@ -21,8 +21,8 @@ from .vectors import Dtype, VectorShards, encode_dtype, normalised
 
 __all__ = ["TorchIndex"]
 
-_QUERIES = 256  # queries in one product: with 8,192 rows its scores take 8 MB
-_BLOCK = 8192
+_QUERIES = 256  # queries in one product
+_SCORES = 1 << 20  # scores of one product on the CPU: larger blocks meet fewer barriers between threads
 _CUDA_BLOCK = 1 << 17
 
 
@@ -44,14 +44,21 @@ class TorchIndex:
     """
 
     def __init__(
-        self, shards: VectorShards, ids: Ids, *, similarity: Similarity = "dot", device: str = "cpu",
-        block: int | None = None, resident: bool = True, folder: Path | None = None,
+        self,
+        shards: VectorShards,
+        ids: Ids,
+        *,
+        similarity: Similarity = "dot",
+        device: str = "cpu",
+        block: int | None = None,
+        resident: bool = True,
+        folder: Path | None = None,
     ) -> None:
         if len(shards) != len(ids):
-            raise ConfigError(f"{len(shards)} vectors for {len(ids)} document ids; there must be one id for each vector")
+            raise ConfigError(f"{len(shards)} vectors for {len(ids)} document ids; expected one id for each vector")
         self.shards, self.ids, self.similarity, self.folder = shards, ids, similarity, folder
         self.device = torch.device(device)
-        self.block = _check_block(block) or (_BLOCK if self.device.type == "cpu" else _CUDA_BLOCK)
+        self.block = _check_block(block)
         self._tensors = [_as_tensor(array) for array in shards.arrays]
         if resident and self.device.type != "cpu":
             self._tensors = [tensor.to(self.device) for tensor in self._tensors]
@@ -59,7 +66,12 @@ class TorchIndex:
 
     @classmethod
     def from_arrays(
-        cls, vectors: np.ndarray, ids: Sequence[str], *, similarity: Similarity = "dot", dtype: Dtype = "float32",
+        cls,
+        vectors: np.ndarray,
+        ids: Sequence[str],
+        *,
+        similarity: Similarity = "dot",
+        dtype: Dtype = "float32",
         device: str = "cpu",
     ) -> TorchIndex:
         """An index in memory: `vectors` (n, dim), one id each; a duplicate id is refused."""
@@ -81,7 +93,12 @@ class TorchIndex:
         return self.shards.rows(rows)
 
     def search(
-        self, queries: np.ndarray, k: int, /, *, options: Options | None = None,
+        self,
+        queries: np.ndarray,
+        k: int,
+        /,
+        *,
+        options: Options | None = None,
         exclude: Sequence[Sequence[int] | np.ndarray] | None = None,
     ) -> Hits:
         """See `Index.search`. Queries are (n, dim); the only option is `block`."""
@@ -90,7 +107,12 @@ class TorchIndex:
         return Hits(rows.cpu().numpy(), scores.cpu().numpy())
 
     def topk(
-        self, queries: torch.Tensor, k: int, /, *, options: Options | None = None,
+        self,
+        queries: torch.Tensor,
+        k: int,
+        /,
+        *,
+        options: Options | None = None,
         exclude: Sequence[Sequence[int] | np.ndarray] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Search with a tensor, without a copy to the host.
@@ -105,7 +127,7 @@ class TorchIndex:
             scores (n, k) float32 and rows (n, k) int64 on this index's device, padded with -inf and -1.
         """
         check_names(options or {}, ("block",), "search options of the torch back-end")
-        block = _check_block((options or {}).get("block")) or self.block
+        block = _check_block((options or {}).get("block")) or self.block or self._suitable_block(len(queries))
         queries = queries.detach().to(self.device, torch.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise ConfigError(f"queries have shape {tuple(queries.shape)}, expected (n, {self.dimension})")
@@ -122,8 +144,7 @@ class TorchIndex:
             for batch in batches:
                 batch.add(start, documents)
         if not batches:
-            return (torch.empty((0, k), device=self.device),
-                    torch.empty((0, k), dtype=torch.int64, device=self.device))
+            return (torch.empty((0, k), device=self.device), torch.empty((0, k), dtype=torch.int64, device=self.device))
         return torch.cat([batch.scores for batch in batches]), torch.cat([batch.rows for batch in batches])
 
     def _exclusions(
@@ -132,15 +153,17 @@ class TorchIndex:
         if pairs is None:
             return None
         mine = (pairs[0] >= at) & (pairs[0] < at + _QUERIES)
-        return (torch.from_numpy(pairs[0][mine] - at).to(self.device),
-                torch.from_numpy(pairs[1][mine]).to(self.device))
+        return (torch.from_numpy(pairs[0][mine] - at).to(self.device), torch.from_numpy(pairs[1][mine]).to(self.device))
 
     def _norm(self) -> float:
         if self.similarity == "cosine":
             return 1.01  # half precision may round a unit vector up
         if self._largest_norm is None:
-            self._largest_norm = largest_norm(documents for _, documents in self._blocks(self.block))
+            self._largest_norm = largest_norm(documents for _, documents in self._blocks(_CUDA_BLOCK))
         return self._largest_norm
+
+    def _suitable_block(self, queries: int) -> int:
+        return _CUDA_BLOCK if self.device.type != "cpu" else _SCORES // max(16, min(queries, _QUERIES))
 
     def _blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         for first, tensor in zip(self.shards.starts[:-1].tolist(), self._tensors, strict=True):
@@ -165,12 +188,17 @@ def build_dense(folder: Path, vectors: VectorShards, ids: Ids, plan: BuildPlan) 
     check_names(plan.settings, (), "settings of the torch back-end")
     if plan.keep_vectors is False:
         raise ConfigError("the torch back-end searches the vector shards themselves, so keep_vectors cannot be false")
-    return {"settings": {}, "versions": {"torch": str(torch.__version__), "numpy": np.__version__}, "keep_vectors": True}
+    return {
+        "settings": {},
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+        "keep_vectors": True,
+    }
 
 
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> TorchIndex:
     """Open for searching. Settings: `device`, `block`, `resident` (see `TorchIndex`)."""
     check_names(settings, ("device", "block", "resident"), "settings for opening a torch index")
     shards = VectorShards.open(folder / "vectors", manifest.dtype or "float32")
-    return TorchIndex(shards, Ids.load(ids_file(folder)), similarity=manifest.similarity or "dot", folder=folder,
-                      **settings)
+    return TorchIndex(
+        shards, Ids.load(ids_file(folder)), similarity=manifest.similarity or "dot", folder=folder, **settings
+    )

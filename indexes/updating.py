@@ -1,7 +1,7 @@
 """Appending and deleting where the engine can.
 
-The change is made in a folder beside the index that shares its unchanged files by hard links, and takes the index's place
-in one step: readers see the old index or the new one, and a killed update leaves the old one.
+The change is made in a folder beside the index that shares its unchanged files by hard links, and takes the index's
+place in one step: readers see the old index or the new one, and a killed update leaves the old one.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class _Change:
 
     @property
     def writer(self) -> ShardWriter:
-        return ShardWriter(self.folder / "vectors", self.manifest.dtype or "float32",
-                           self.manifest.similarity == "cosine")
+        return ShardWriter(
+            self.folder / "vectors", self.manifest.dtype or "float32", self.manifest.similarity == "cosine"
+        )
 
     @property
     def shards(self) -> VectorShards:
@@ -144,7 +145,8 @@ def _link(source: Path, target: Path) -> None:
 
 def _unchanged(out: Path, stage: Path, manifest: Manifest) -> dict[str, FileRecord]:
     return {
-        name: record for name, record in manifest.files.items()
+        name: record
+        for name, record in manifest.files.items()
         if (stage / name).exists() and (stage / name).samefile(out / name)
     }
 

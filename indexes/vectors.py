@@ -43,7 +43,9 @@ class Shard:
 
 def fixed_shards(count: int, size: int) -> list[Shard]:
     """Cut `count` rows into shards of `size`. No rows still make one (empty) shard, which records the dimension."""
-    return [Shard(number, start, min(start + size, count)) for number, start in enumerate(range(0, max(count, 1), size))]
+    return [
+        Shard(number, start, min(start + size, count)) for number, start in enumerate(range(0, max(count, 1), size))
+    ]
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,15 @@ class ShardWriter:
         if vectors.ndim != 2 or len(vectors) != len(shard):
             raise DataError(
                 f"rows {shard.start} to {shard.stop} were encoded as an array of shape {vectors.shape}; expected "
-                f"({len(shard)}, dimension), one vector for each document", path=self.path(shard),
+                f"({len(shard)}, dimension), one vector for each document",
+                path=self.path(shard),
             )
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             raise DataError(
                 f"the vector of row {shard.start + int(np.argmin(finite))} has values that are not finite; "
-                "check the encoder (half precision overflows above 65504) and that document", path=self.path(shard),
+                "check the encoder (half precision overflows above 65504) and that document",
+                path=self.path(shard),
             )
         save_array(self.path(shard), encode_dtype(normalised(vectors) if self.normalise else vectors, self.dtype))
 

@@ -49,14 +49,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-class Interrupted(Exception):
+class InterruptedBuildError(Exception):
     """Stands for a process that ends."""
 
 
 def interrupted_after(shards: int) -> Any:
     def run(start: int, stop: int) -> np.ndarray:
         if start >= 100 * shards:
-            raise Interrupted
+            raise InterruptedBuildError
         return encode(start, stop)
 
     return run
@@ -65,7 +65,7 @@ def interrupted_after(shards: int) -> Any:
 @pytest.mark.parametrize("backend", ["torch", "faiss:Flat", "faiss:IVF8,Flat"])
 def test_resumed_equals_undisturbed_and_finished_shards_are_not_encoded_again(backend: str, tmp_path: Path) -> None:
     build_dense(tmp_path / "whole", IDS, encode, plan=plan(backend))
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedBuildError):
         build_dense(tmp_path / "cut", IDS, interrupted_after(4), plan=plan(backend))
     seen: list[int] = []
 
@@ -79,19 +79,21 @@ def test_resumed_equals_undisturbed_and_finished_shards_are_not_encoded_again(ba
 
 
 def test_another_plan_is_refused_with_what_differs(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedBuildError):
         build_dense(tmp_path / "index", IDS, interrupted_after(4), plan=plan(encoder={"name": "a"}))
     with pytest.raises(ConfigError) as caught:
         build_dense(tmp_path / "index", IDS, encode, plan=plan(encoder={"name": "b"}, dtype="float16"))
     assert caught.value.problems == (
-        "dtype: it has 'float32', now 'float16'", "encoder.name: it has 'a', now 'b'",
+        "dtype: it has 'float32', now 'float16'",
+        "encoder.name: it has 'a', now 'b'",
     )
     other = build_dense(tmp_path / "index", IDS, encode, plan=plan(dtype="float16", overwrite=True))
-    assert len(other.ids) == COUNT and read_manifest(tmp_path / "index").dtype == "float16"
+    assert len(other.ids) == COUNT
+    assert read_manifest(tmp_path / "index").dtype == "float16"
 
 
 def test_an_unfinished_index_says_so_and_a_foreign_folder_too(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedBuildError):
         build_dense(tmp_path / "cut", IDS, interrupted_after(4), plan=plan())
     with pytest.raises(DataError, match="run the same command again to resume"):
         open_index(tmp_path / "cut")
@@ -134,7 +136,7 @@ def test_a_reader_sees_the_old_index_until_the_new_one_is_whole(tmp_path: Path) 
 def test_an_interrupted_replacement_leaves_the_old_index_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "index"
     build_dense(out, IDS, encode, plan=plan())
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedBuildError):
         build_dense(out, IDS, interrupted_after(3), plan=plan(dtype="float16", overwrite=True))
     assert read_manifest(out).dtype == "float32"
     seen: list[int] = []
@@ -144,7 +146,8 @@ def test_an_interrupted_replacement_leaves_the_old_index_and_resumes(tmp_path: P
         return encode(start, stop)
 
     build_dense(out, IDS, rest, plan=plan(dtype="float16", overwrite=True))
-    assert seen[0] == 300 and read_manifest(out).dtype == "float16"
+    assert seen[0] == 300
+    assert read_manifest(out).dtype == "float16"
 
 
 def test_two_builders_at_once(tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_full_disk_says_what_is_kept(error: OSError, tmp_path: Path, monkeypatch
 def test_a_really_full_disk_is_an_oserror_with_its_number() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
-    with open("/dev/full", "wb", buffering=0) as handle, pytest.raises(OSError) as caught:
+    with open("/dev/full", "wb", buffering=0) as handle, pytest.raises(OSError, match="No space") as caught:
         handle.write(np.zeros(10).data)
     assert caught.value.errno == errno.ENOSPC
 
@@ -258,7 +261,8 @@ def test_stored_dtypes_round_trip(dtype: str, tmp_path: Path) -> None:
     shards = VectorShards.open(tmp_path / "index" / "vectors", dtype)  # type: ignore[arg-type]
     blocks = list(shards.blocks(64))
     np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), expected)
-    assert all(len(block) <= 64 for _, block in blocks) and [start for start, _ in blocks][:3] == [0, 64, 100]
+    assert all(len(block) <= 64 for _, block in blocks)
+    assert [start for start, _ in blocks][:3] == [0, 64, 100]
 
 
 KILLED = """
@@ -287,8 +291,9 @@ else:
 def run_and_kill(backend: str, out: Path, after: float) -> None:
     """Start a builder and kill it `after` seconds into its work."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, backend, str(out)], stdout=subprocess.PIPE,
-                               cwd=out.parent, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, backend, str(out)], stdout=subprocess.PIPE, cwd=out.parent, env=environment
+    )
     assert process.stdout is not None
     process.stdout.readline()
     time.sleep(after)

@@ -16,8 +16,15 @@ from rtk.indexes import BuildPlan, Index, build_dense, build_lexical, open_index
 
 LEXICAL = ("bm25s", "lucene")
 EXACT = ("torch", "torch-f16", "faiss:Flat", "bm25s", "lucene")
-APPROXIMATE = {"faiss:IVF32,Flat": 0.9, "faiss:HNSW32": 0.95, "faiss:SQ8": 0.9, "faiss:SQfp16": 0.95,
-               "faiss:IVF16,SQ8,RFlat": 0.9, "faiss:IVF16,PQ16x4,RFlat": 0.6, "faiss:IVF16_HNSW8,Flat": 0.9}
+APPROXIMATE = {
+    "faiss:IVF32,Flat": 0.9,
+    "faiss:HNSW32": 0.95,
+    "faiss:SQ8": 0.9,
+    "faiss:SQfp16": 0.95,
+    "faiss:IVF16,SQ8,RFlat": 0.9,
+    "faiss:IVF16,PQ16x4,RFlat": 0.6,
+    "faiss:IVF16_HNSW8,Flat": 0.9,
+}
 IDS = ("007", "7", "a b", " lead", "ß-é-漢", "x" * 300, "d9", "d10")
 WORDS = ("alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "theta")
 
@@ -88,10 +95,12 @@ def test_shapes_types_and_padding_when_k_is_larger(small: tuple[Subject, Index, 
     subject, index, documents = small
     hits = index.search(subject.queries(documents, [1, 3]), 50)
     assert hits.rows.shape == hits.scores.shape == (2, 50)
-    assert hits.rows.dtype == np.int64 and hits.scores.dtype == np.float32
+    assert hits.rows.dtype == np.int64
+    assert hits.scores.dtype == np.float32
     short = hits.rows < 0
     assert short[:, len(IDS) :].all()
-    assert (hits.rows[short] == -1).all() and np.isneginf(hits.scores[short]).all()
+    assert (hits.rows[short] == -1).all()
+    assert np.isneginf(hits.scores[short]).all()
     assert np.isfinite(hits.scores[~short]).all()
     for row, filled in zip(hits.rows, ~short, strict=True):
         assert len(set(row[filled])) == filled.sum()

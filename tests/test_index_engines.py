@@ -41,13 +41,18 @@ TEXTS = ["the quick brown fox", "quick quick dog", "lazy dogs sleep", "a fox sle
 
 def build(out: Path, backend: str, **changes: Any) -> Any:
     settings = {"shard_size": 250, **changes}
-    return build_dense(out, Ids(IDS), lambda start, stop: VECTORS[start:stop],
-                       plan=BuildPlan(parse_backend(backend), **settings))
+    return build_dense(
+        out, Ids(IDS), lambda start, stop: VECTORS[start:stop], plan=BuildPlan(parse_backend(backend), **settings)
+    )
 
 
 def build_texts(out: Path, backend: str = "bm25s", texts: list[str] = TEXTS, **changes: Any) -> Any:
-    return build_lexical(out, Ids([f"d{row}" for row in range(len(texts))]), lambda start, stop: texts[start:stop],
-                         plan=BuildPlan(parse_backend(backend), shard_size=2, **changes))
+    return build_lexical(
+        out,
+        Ids([f"d{row}" for row in range(len(texts))]),
+        lambda start, stop: texts[start:stop],
+        plan=BuildPlan(parse_backend(backend), shard_size=2, **changes),
+    )
 
 
 # torch
@@ -86,8 +91,11 @@ def test_topk_takes_and_gives_tensors_and_excludes_per_query() -> None:
     index = TorchIndex.from_arrays(VECTORS, IDS, similarity="cosine")
     queries = torch.from_numpy(QUERIES).requires_grad_()
     plain_scores, plain = index.topk(queries, 10)
-    assert isinstance(plain, torch.Tensor) and plain.dtype == torch.int64 and plain_scores.dtype == torch.float32
-    assert not plain_scores.requires_grad and float(plain_scores.max()) <= 1.0
+    assert isinstance(plain, torch.Tensor)
+    assert plain.dtype == torch.int64
+    assert plain_scores.dtype == torch.float32
+    assert not plain_scores.requires_grad
+    assert float(plain_scores.max()) <= 1.0
     _, rows = index.topk(queries, 5, exclude=[row[:5].tolist() for row in plain])
     torch.testing.assert_close(rows, plain[:, 5:])
 
@@ -127,7 +135,8 @@ def test_faiss_and_torch_agree_on_everything(tmp_path: Path) -> None:
 def test_faiss_itself_opens_the_index(tmp_path: Path) -> None:
     index = build(tmp_path / "index", "faiss:IVF8,Flat", similarity="cosine")
     plain = faiss.read_index(str(tmp_path / "index" / "index"))
-    assert plain.ntotal == 600 and plain.metric_type == faiss.METRIC_INNER_PRODUCT
+    assert plain.ntotal == 600
+    assert plain.metric_type == faiss.METRIC_INNER_PRODUCT
     plain.nprobe = index.options["nprobe"]
     queries = QUERIES / np.linalg.norm(QUERIES, axis=1, keepdims=True)
     np.testing.assert_array_equal(plain.search(queries, 5)[1], index.search(QUERIES, 5).rows)
@@ -137,7 +146,10 @@ def test_faiss_itself_opens_the_index(tmp_path: Path) -> None:
 def test_knobs_have_defaults_are_recorded_and_can_be_given(tmp_path: Path) -> None:
     index = build(tmp_path / "index", "faiss:IVF32,Flat")
     assert read_manifest(tmp_path / "index").settings == {
-        "factory": "IVF32,Flat", "search": {"nprobe": 8}, "train_size": 600, "seed": 0
+        "factory": "IVF32,Flat",
+        "search": {"nprobe": 8},
+        "train_size": 600,
+        "seed": 0,
     }
     few, many = (index.search(QUERIES, 600, options={"nprobe": value}) for value in (1, 32))
     assert (few.rows >= 0).sum() < (many.rows >= 0).sum() == 600 * len(QUERIES)
@@ -169,7 +181,8 @@ def test_memory_need_is_said_before_building(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.INFO, logger="rtk"):
         build(tmp_path / "index", "faiss")
         build_texts(tmp_path / "texts")
-    assert "faiss:Flat needs about" in caplog.text and "bm25s needs about" in caplog.text
+    assert "faiss:Flat needs about" in caplog.text
+    assert "bm25s needs about" in caplog.text
 
 
 def test_arrays_make_an_index_without_files() -> None:
@@ -209,8 +222,12 @@ def test_bm25_blocks_do_not_matter(tmp_path: Path) -> None:
     queries = ["w1 w2 common", "w12 w5", "common common w0"]
     found = []
     for size in (1, 9, 1000):
-        index = build_lexical(tmp_path / str(size), Ids(map(str, range(100))), lambda start, stop: texts[start:stop],
-                              plan=BuildPlan(parse_backend("bm25s"), shard_size=size))
+        index = build_lexical(
+            tmp_path / str(size),
+            Ids(map(str, range(100))),
+            lambda start, stop: texts[start:stop],
+            plan=BuildPlan(parse_backend("bm25s"), shard_size=size),
+        )
         found.append(index.search(queries, 20))
     for other in found[1:]:
         np.testing.assert_array_equal(found[0].rows, other.rows)
@@ -246,14 +263,19 @@ def test_one_text_in_place_of_several_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["torch", "faiss", "faiss:IVF8,Flat", "faiss:IVF8,SQ8"])
 def test_append_and_delete_equal_building_at_once(backend: str, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    build_dense(out, Ids(IDS[:400]), lambda start, stop: VECTORS[start:stop],
-                plan=BuildPlan(parse_backend(backend), shard_size=150, similarity="cosine"))
+    build_dense(
+        out,
+        Ids(IDS[:400]),
+        lambda start, stop: VECTORS[start:stop],
+        plan=BuildPlan(parse_backend(backend), shard_size=150, similarity="cosine"),
+    )
     reader = open_index(out)
     gone = [5, 100, 399]
     delete(out, [IDS[row] for row in gone])
     index = append(out, Ids([IDS[5], *IDS[400:]]), VECTORS[[5, *range(400, 600)]])
     rows = [row for row in range(400) if row not in gone] + [5, *range(400, 600)]
-    assert list(index.ids) == [IDS[row] for row in rows] and read_manifest(out).count == len(rows)
+    assert list(index.ids) == [IDS[row] for row in rows]
+    assert read_manifest(out).count == len(rows)
     exact = TorchIndex.from_arrays(VECTORS[rows], [IDS[row] for row in rows], similarity="cosine").search(QUERIES, 10)
     options = {"nprobe": 8} if "IVF" in backend else None
     found = open_index(out, verify=True).search(QUERIES, 10, options=options)
@@ -263,12 +285,13 @@ def test_append_and_delete_equal_building_at_once(backend: str, tmp_path: Path) 
         append(out, Ids([IDS[7]]), VECTORS[:1])
     with pytest.raises(DataError, match="not in the index"):
         delete(out, ["unheard"])
-    assert [path.name for path in tmp_path.iterdir()] == ["index"] and not (out / "building.lock").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert not (out / "building.lock").exists()
 
 
 def test_engines_that_cannot_update_say_so(tmp_path: Path) -> None:
     build_texts(tmp_path / "texts")
-    with pytest.raises(BackendError, match="cannot append.*overwrite"):
+    with pytest.raises(BackendError, match=r"cannot append.*overwrite"):
         append(tmp_path / "texts", Ids(["new"]), ["text"])
     build(tmp_path / "graph", "faiss:HNSW8")
     with pytest.raises(BackendError, match="cannot delete"):
@@ -318,14 +341,18 @@ def test_numbers_of_the_golden(shared_data: Path, tmp_path: Path) -> None:
 
 def build_texts_of(documents: list[dict[str, str]], out: Path, backend: str = "bm25s") -> Any:
     texts = [(entry["title"] + " " + entry["text"]).strip() for entry in documents]
-    return build_lexical(out, Ids([entry["_id"] for entry in documents]), lambda start, stop: texts[start:stop],
-                         plan=BuildPlan(parse_backend(backend)))
+    return build_lexical(
+        out,
+        Ids([entry["_id"] for entry in documents]),
+        lambda start, stop: texts[start:stop],
+        plan=BuildPlan(parse_backend(backend)),
+    )
 
 
 def ndcg_of(index: Bm25sIndex, folder: Path) -> float:
     import pytrec_eval
 
-    queries = {entry["_id"]: entry["text"] for entry in map(json.loads, open(folder / "queries.jsonl"))}
+    queries = {entry["_id"]: entry["text"] for entry in map(json.loads, lines)}
     judged: dict[str, dict[str, int]] = {}
     for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]:
         qid, docid, grade = line.split("\t")

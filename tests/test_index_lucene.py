@@ -35,7 +35,8 @@ def test_hits_and_repeated_terms(tmp_path: Path) -> None:
     once, twice = index.search(["world", "world world"], 4).scores[:, 0]
     assert twice == pytest.approx(2 * once, abs=2e-4)
     hits = index.search(["hello world"], 6)
-    assert {*hits.rows[0, :4]} == {0, 1, 2, 3} and (hits.rows[0, 4:] == -1).all()
+    assert {*hits.rows[0, :4]} == {0, 1, 2, 3}
+    assert (hits.rows[0, 4:] == -1).all()
     assert (np.diff(hits.scores[0, :4]) <= 0).all()
 
 
@@ -56,18 +57,27 @@ def test_add_and_delete(tmp_path: Path) -> None:
     index = append(tmp_path / "index", Ids(["new", "a b"]), ["brand new world", "something else"])
     assert list(index.ids) == ["007", "é", "x", "empty", "new", "a b"]
     found = open_index(tmp_path / "index", verify=True).search(["world", "else", "unrelated"], 5)
-    assert {*found.rows[0]} == {1, 2, 4, -1} and found.rows[1, 0] == 5 and (found.rows[2] == -1).all()
+    assert {*found.rows[0]} == {1, 2, 4, -1}
+    assert found.rows[1, 0] == 5
+    assert (found.rows[2] == -1).all()
 
 
 def test_stdout_stays_ours(tmp_path: Path) -> None:
     code = (
         "import sys; from rtk.ids import Ids; from rtk.indexes import *\n"
-        "ix = build_lexical(sys.argv[1], Ids(['a']), lambda a, b: ['some text'], plan=BuildPlan(parse_backend('lucene')))\n"
+        "ix = build_lexical(sys.argv[1], Ids(['a']), lambda a, b: ['some text'],"
+        " plan=BuildPlan(parse_backend('lucene')))\n"
         "print(ix.search(['text'], 1).rows.tolist())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "index")], capture_output=True, text=True,
-                          cwd=tmp_path, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "index")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+    )
     assert done.stdout == "[[0]]\n"
 
 
@@ -96,7 +106,9 @@ def test_published_numbers(name: str, ndcg: float, recall: float, shared_data: P
         documents = [json.loads(line) for line in lines]
     texts = [(entry["title"] + " " + entry["text"]).strip() for entry in documents]
     index = build(tmp_path / "index", texts, [entry["_id"] for entry in documents])
-    queries = {entry["_id"]: entry["text"] for entry in map(json.loads, open(folder / "queries.jsonl"))}
+    queries = {
+        entry["_id"]: entry["text"] for entry in map(json.loads, (folder / "queries.jsonl").read_text().splitlines())
+    }
     judged: dict[str, dict[str, int]] = {}
     for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]:
         qid, docid, grade = line.split("\t")
