@@ -1,1 +1,45 @@
-"""Examples, trainer and configuration."""
+"""Training: configuration, examples, methods, and the trainer over them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import TrainConfig, load_config, print_config
+    from .data import make_table, open_table
+    from .examples import RoleRuns, TrainingTable
+    from .methods import METHODS, Method
+    from .trainer import train
+
+_HOMES = {
+    "METHODS": "methods",
+    "Method": "methods",
+    "RoleRuns": "examples",
+    "TrainConfig": "config",
+    "TrainingTable": "examples",
+    "load_config": "config",
+    "make_table": "data",
+    "open_table": "data",
+    "print_config": "config",
+    "train": "trainer",
+}
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "RoleRuns",
+    "TrainConfig",
+    "TrainingTable",
+    "load_config",
+    "make_table",
+    "open_table",
+    "print_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

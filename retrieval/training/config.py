@@ -263,6 +263,8 @@ def _cross_checks(config: TrainConfig) -> list[str]:
     if config.preset.family == "cross-encoder":
         if config.evaluation and not config.evaluation.run:
             problems.append("evaluation.run: a cross-encoder reranks; give the run that holds its candidates")
+        if (config.lengths.query is None) != (config.lengths.document is None):
+            problems.append("lengths: a cross-encoder cuts the pair to query + document tokens; give both or none")
         if config.mini_batch_size:
             problems.append("mini_batch_size: gradient caching is for bi-encoders; lower the batch size instead")
     every = config.evaluation.every if config.evaluation else 0
