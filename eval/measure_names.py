@@ -31,6 +31,8 @@ def parse_measures(measures: str | Measure | Sequence[str | Measure]) -> list[Me
     for part in parts:
         try:
             measure = ir_measures.parse_measure(part) if isinstance(part, str) else part
+            if any(info.required and name not in measure.params for name, info in measure.SUPPORTED_PARAMS.items()):
+                raise ValueError(f"it needs a {measure.AT_PARAM}: {part}@…")
             measure.validate_params()
             cutoff = measure.params.get("cutoff", 1)
             if cutoff < 1:
@@ -87,6 +89,11 @@ class Group:
     depth: int | None
     judged_only: bool
     measures: tuple[tuple[Measure, Measure], ...]
+
+    @property
+    def gains(self) -> Mapping[int, int]:
+        """The gains that replace grades; empty for linear ones."""
+        return self.measures[0][1].params.get("gains") or {}
 
     def evaluator(self, judgments: dict[str, dict[str, int]]) -> Any:
         return ir_measures.providers.registry[self.provider].evaluator(

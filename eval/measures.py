@@ -251,11 +251,25 @@ def _compute(group: Group, block: _Block, values: dict[str, np.ndarray]) -> None
                 del ranking[f"u{place}"]
                 ranking[f"j{pair}"] = float(count - place)
             lists[str(number)] = ranking
-            judgments[str(number)] = {f"j{pair}": grade for pair, grade in enumerate(block.grades[number])}
+            judgments[str(number)] = _judgments(group, block.grades[number])
     names = {handed: str(measure) for measure, handed in group.measures}
     if lists:
         for metric in group.evaluator(judgments).iter_calc(lists):
             values[names[metric.measure]][block.queries[int(metric.query_id)]] = metric.value
+
+
+def _judgments(group: Group, grades: list[int]) -> dict[str, int]:
+    """A query's judgments as the provider gets them.
+
+    To trec_eval a negative grade is no judgment, and pytrec_eval may crash on one (it counts grades in an array), so
+    it never sees them; Judged counts them as its own definition says.
+    """
+    judged = {f"j{pair}": grade for pair, grade in enumerate(grades)}
+    if group.provider == "judged":
+        return judged
+    gains = group.gains
+    kept = {name: grade for name, grade in judged.items() if gains.get(grade, grade) >= 0}
+    return kept or {"none": 0}  # a query whose judgments are all negative is still judged
 
 
 @lru_cache(maxsize=8)
