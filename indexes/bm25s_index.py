@@ -156,13 +156,13 @@ class _Collector:
         self.per_document.append(np.bincount(distinct >> 32, minlength=len(sizes)))
         self.lengths.append(sizes)
 
-    def by_term(self) -> tuple[sp.csc_matrix, np.ndarray]:
+    def by_term(self) -> tuple[sp.csc_array, np.ndarray]:
         """Counts as (documents, terms) by column, and document lengths in terms."""
         per_document = np.concatenate([[0], *self.per_document]).cumsum()
         lengths = np.concatenate([np.zeros(0, np.int64), *self.lengths])
         shape = (len(lengths), len(self.vocabulary))
         terms, counts = _drain(self.terms, np.int32), _drain(self.counts, np.float32)
-        return sp.csr_matrix((counts, terms, per_document), shape=shape).tocsc(), lengths
+        return sp.csr_array((counts, terms, per_document), shape=shape).tocsc(), lengths
 
 
 def _drain(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
@@ -172,7 +172,7 @@ def _drain(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
     return whole
 
 
-def score_postings(counts: sp.csc_matrix, lengths: np.ndarray, k1: float, b: float) -> Postings:
+def score_postings(counts: sp.csc_array, lengths: np.ndarray, k1: float, b: float) -> Postings:
     """Turn counts by term into BM25 scores, in place; float64 inside, float32 kept."""
     documents = len(lengths)
     mean = lengths.mean() if documents and lengths.any() else 1.0

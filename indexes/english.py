@@ -29,8 +29,10 @@ _STEMS_KEPT = 500_000
 # full stop or apostrophe joins digits.
 _ASCII = re.compile(r"\w+(?:(?:(?<=[A-Za-z])[.:'](?=[A-Za-z])|(?<=[0-9])[.,;'](?=[0-9]))\w+)*")
 
-_NUMBER_FORMS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u215f"
+_NUMBER_FORMS = (
+    "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u215f"
     "\u2460-\u249b\u24ea-\u24ff\u2776-\u2793"
+)
 _IDEOGRAPHS = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _HIRAGANA, _KATAKANA = "\u3041-\u309f", "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _SYMBOLS = "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2600-\u26ff\u2702-\u27b0\U0001f300-\U0001faff"  # words of their own

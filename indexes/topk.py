@@ -2,8 +2,8 @@
 
 Each block is one float32 matrix product. Its scores only choose candidates: everything within the rounding error of a
 float32 product of the running k-th best is scored again in float64 and rounded to float32. So the result does not
-depend on the block size, the number of threads or the matrix kernel, equal vectors get equal scores, and ties go to the lower
-row. After the first block few scores pass the running k-th best, so selection costs little beside the product.
+depend on the block size, the number of threads or the matrix kernel, equal vectors get equal scores, and ties go to
+the lower row. After the first block few scores pass the running k-th best, so selection costs little beside the product.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class TopK:
         bound = self.scores[:, -1] - self._slack
         many = 2 * self.k * len(product)
         if product.shape[1] <= self.k or not torch.isinf(bound).any():
-            query, row = (product > bound[:, None]).nonzero(as_tuple=True)
+            query, row = _positions(product > bound[:, None])
             if product.shape[1] <= self.k or len(query) <= many:
                 return query, row
         # The lists are not full yet, or each block beats the ones before it: bound by this block's own k-th best. A
         # strict > would lose it where the slack is 0; >= alone would let excluded entries in.
         bound = torch.maximum(bound, product.topk(self.k, dim=1).values[:, -1] - self._slack)
-        return ((product >= bound[:, None]) & (product > -torch.inf)).nonzero(as_tuple=True)
+        return _positions((product >= bound[:, None]) & (product > -torch.inf))
 
     def _exact(self, query: torch.Tensor, row: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
         parts = [
@@ -98,6 +98,12 @@ class TopK:
         scores, rows = torch.cat([self.scores, scores], dim=1), torch.cat([self.rows, rows], dim=1)
         self.scores, order = (part[:, : self.k] for part in scores.sort(dim=1, descending=True, stable=True))
         self.rows = rows.gather(1, order)
+
+
+def _positions(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of every true entry of a matrix, in order."""
+    query, row = mask.nonzero(as_tuple=True)
+    return query, row
 
 
 def largest_norm(blocks: Iterable[torch.Tensor]) -> float:

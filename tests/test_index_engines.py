@@ -352,6 +352,7 @@ def build_texts_of(documents: list[dict[str, str]], out: Path, backend: str = "b
 def ndcg_of(index: Bm25sIndex, folder: Path) -> float:
     import pytrec_eval
 
+    lines = (folder / "queries.jsonl").read_text(encoding="utf-8").strip().split("\n")
     queries = {entry["_id"]: entry["text"] for entry in map(json.loads, lines)}
     judged: dict[str, dict[str, int]] = {}
     for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]:

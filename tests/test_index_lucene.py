@@ -106,9 +106,8 @@ def test_published_numbers(name: str, ndcg: float, recall: float, shared_data: P
         documents = [json.loads(line) for line in lines]
     texts = [(entry["title"] + " " + entry["text"]).strip() for entry in documents]
     index = build(tmp_path / "index", texts, [entry["_id"] for entry in documents])
-    queries = {
-        entry["_id"]: entry["text"] for entry in map(json.loads, (folder / "queries.jsonl").read_text().splitlines())
-    }
+    lines = (folder / "queries.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    queries = {entry["_id"]: entry["text"] for entry in map(json.loads, lines)}
     judged: dict[str, dict[str, int]] = {}
     for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]:
         qid, docid, grade = line.split("\t")
