@@ -255,7 +255,8 @@ def _compute(group: Group, block: _Block, values: dict[str, np.ndarray]) -> None
     names = {handed: str(measure) for measure, handed in group.measures}
     if lists:
         for metric in group.evaluator(judgments).iter_calc(lists):
-            values[names[metric.measure]][block.queries[int(metric.query_id)]] = metric.value
+            value = metric.value if metric.value == metric.value else 0.0  # IPrec divides by no relevant documents
+            values[names[metric.measure]][block.queries[int(metric.query_id)]] = value
 
 
 def _judgments(group: Group, grades: list[int]) -> dict[str, int]:
