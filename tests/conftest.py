@@ -13,6 +13,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never ask the hub, and never wait for it
+
 # Two cores that others use too: an example may be slow for reasons that are not the code's.
 hypothesis.settings.register_profile("rtk", deadline=None)
 hypothesis.settings.load_profile("rtk")

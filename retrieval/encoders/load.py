@@ -163,6 +163,7 @@ def load_minilm_path() -> Path:
 
 def _load_model(path: str, source: EncoderSource) -> Any:
     """The sentence-transformers model, in its saved precision."""
+    _refuse_missing_folder(path)
     try:
         kind = _model_type(path, source.revision)
         if kind not in _CLASSES:
@@ -178,6 +179,12 @@ def _load_model(path: str, source: EncoderSource) -> Any:
             f"no encoder at {source.spec!r}: neither a folder with a model nor a hub id that can be reached "
             f"({str(error).splitlines()[0]}). The embedded encoder is called 'minilm'."
         ) from error
+
+
+def _refuse_missing_folder(path: str) -> None:
+    """What can only be a path is not asked of the hub: that costs seconds of retries where there is no network."""
+    if not Path(path).is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ConfigError(f"no encoder at {path!r}: there is no such folder")
 
 
 def _model_type(path: str, revision: str | None) -> str:
