@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .faiss_index import FaissIndex
     from .lucene_index import LuceneIndex
     from .manifest import FileRecord, Manifest, read_manifest
+    from .parts import write_part
     from .plan import BackendSpec, BuildPlan, Executor
     from .registry import BACKENDS, Backend, open_index, parse_backend
     from .torch_index import TorchIndex
@@ -32,6 +33,7 @@ _HOMES = {
     "faiss_index": ("FaissIndex",),
     "lucene_index": ("LuceneIndex",),
     "manifest": ("FileRecord", "Manifest", "read_manifest"),
+    "parts": ("write_part",),
     "plan": ("BackendSpec", "BuildPlan", "Executor"),
     "registry": ("BACKENDS", "Backend", "open_index", "parse_backend"),
     "torch_index": ("TorchIndex",),
@@ -67,6 +69,7 @@ __all__ = [
     "pad_hits",
     "parse_backend",
     "read_manifest",
+    "write_part",
 ]
 
 

@@ -124,7 +124,8 @@ def best_rows(totals: np.ndarray, touched: np.ndarray | slice, k: int) -> np.nda
 
 def check_texts(queries: Sequence[str], k: int) -> None:
     """Refuse one string in place of a sequence, and a negative k."""
-    if isinstance(queries, str) or not all(isinstance(text, str) for text in queries):
+    values: Sequence[Any] = queries  # callers may not check types
+    if isinstance(queries, str) or not all(isinstance(text, str) for text in values):
         raise ConfigError("a lexical index takes a sequence of query texts, for example ['a query']")
     if k < 0:
         raise ConfigError(f"k is {k}, expected at least 0")
@@ -262,10 +263,10 @@ def save(folder: Path, postings: Postings, vocabulary: Mapping[str, int], settin
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> Bm25sIndex:
     """Memory-map an index. There are no settings."""
     check_names(settings, (), "settings for opening a bm25s index")
-    arrays = (map_array(folder / "bm25s" / name) for name in (_DATA, _INDICES, _INDPTR))
+    scores, rows, bounds = (map_array(folder / "bm25s" / name) for name in (_DATA, _INDICES, _INDPTR))
     vocabulary = json.loads((folder / "bm25s" / "vocab.index.json").read_text(encoding="utf-8"))
     return Bm25sIndex(
-        Postings(*arrays, manifest.count),
+        Postings(scores, rows, bounds, manifest.count),
         vocabulary,
         Ids.load(ids_file(folder)),
         EnglishAnalyzer(manifest.settings["stemmer"]),

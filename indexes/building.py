@@ -26,7 +26,7 @@ from .plan import BuildPlan, sequential
 from .registry import Backend, find_backend, open_index
 from .vectors import ShardWriter, VectorShards, fixed_shards
 
-__all__ = ["build_dense", "build_lexical"]
+__all__ = ["build_dense", "build_lexical", "describe", "prepare", "refuse_other_plan", "unfinished"]
 
 
 def build_dense(out: str | Path, ids: Ids, encode: Callable[[int, int], np.ndarray], *, plan: BuildPlan) -> Index:
@@ -176,11 +176,11 @@ def _start(out: Path, plan: BuildPlan, ids: Ids) -> Iterator[_Site]:
     """Lock `out`, find where to build, and leave a building.json there that agrees with the plan."""
     out = out.absolute()
     _refuse_output(out, plan.overwrite)
-    description = {"format": FORMAT, "plan": plan.identity(ids)}
+    description = describe(plan, ids)
     with ExitStack() as stack:
         stack.enter_context(folders.lock(out))
         found = _refuse_output(out, plan.overwrite)
-        if found == "index" and _interrupted(out) == description:  # killed between its manifest and its last step
+        if found == "index" and unfinished(out) == description:  # killed between its manifest and its last step
             yield _complete(out)
             return
         if found == "index" and not plan.overwrite:
@@ -188,7 +188,7 @@ def _start(out: Path, plan: BuildPlan, ids: Ids) -> Iterator[_Site]:
         if found == "index":
             stack.enter_context(folders.lock(staging(out)))
             site = _Site(out, staging(out))
-            if folders.state(site.folder) == "index" and _interrupted(site.folder) == description:
+            if folders.state(site.folder) == "index" and unfinished(site.folder) == description:
                 site.take_place(read_manifest(site.folder))  # killed between its manifest and the exchange
                 yield site
                 return
@@ -196,7 +196,7 @@ def _start(out: Path, plan: BuildPlan, ids: Ids) -> Iterator[_Site]:
                 folders.clear(site.folder)
         else:
             site = _Site(out, out)
-        _prepare(site.folder, description, plan.overwrite or site.folder != out)
+        prepare(site.folder, description, replace=plan.overwrite or site.folder != out)
         yield site
 
 
@@ -206,7 +206,7 @@ def _refuse_output(out: Path, overwrite: bool) -> folders.State:
         raise ConfigError(
             f"{out} is neither an index nor an unfinished one, so it is not replaced. Remove it, or give another output"
         )
-    if found == "other" or (found == "index" and not overwrite and _interrupted(out) is None):
+    if found == "other" or (found == "index" and not overwrite and unfinished(out) is None):
         raise OutputExists(out)
     return found
 
@@ -220,23 +220,35 @@ def _complete(out: Path) -> _Site:
     return _Site(out, out, finished=True)
 
 
-def _prepare(folder: Path, description: dict[str, Any], replace: bool) -> None:
-    before = _interrupted(folder)
+def describe(plan: BuildPlan, ids: Ids) -> dict[str, Any]:
+    """What building.json holds."""
+    return {"format": FORMAT, "plan": plan.identity(ids)}
+
+
+def refuse_other_plan(folder: Path, description: dict[str, Any]) -> None:
+    """Raise `ConfigError` with the keys that differ when `folder` holds the unfinished build of another plan."""
+    before = unfinished(folder)
     if before is not None and before != description:
-        if not replace:
-            differing = _differences(before.get("plan", {}), description["plan"])
-            raise ConfigError(
-                f"{folder} holds the unfinished build of another index. Give the arguments it was started with, "
-                "--overwrite to begin again, or another output. It differs in:",
-                differing,
-            )
+        raise ConfigError(
+            f"{folder} holds the unfinished build of another index. Give the arguments it was started with, "
+            "--overwrite to begin again, or another output. It differs in:",
+            _differences(before.get("plan", {}), description["plan"]),
+        )
+
+
+def prepare(folder: Path, description: dict[str, Any], *, replace: bool) -> None:
+    """Leave `description` in a locked folder; the remains of killed writers go, and another plan's if `replace`."""
+    if not replace:
+        refuse_other_plan(folder, description)
+    elif unfinished(folder) not in (None, description):
         folders.clear(folder)
     for path in folder.rglob(".*.tmp.*"):  # what a killed process was writing
         path.unlink()
     write_json(folder / BUILDING, description)
 
 
-def _interrupted(folder: Path) -> dict[str, Any] | None:
+def unfinished(folder: Path) -> dict[str, Any] | None:
+    """What building.json says, None without one."""
     path = folder / BUILDING
     return read_json(path) if path.exists() else None
 

@@ -149,7 +149,7 @@ class FaissIndex:
         slack = 2 * (self.dimension + 8) * _UNIT * self._norm() * np.linalg.norm(queries.astype(np.float64), axis=1)
         unsure = np.flatnonzero(last >= hits.scores[:, -1] - slack)
         if len(unsure) and fetch < len(self):
-            left_out = None if exclude is None else [exclude[row] for row in unsure]
+            left_out = None if exclude is None else [exclude[row] for row in unsure.tolist()]
             again = self._search_flat(queries[unsure], k, 4 * fetch, left_out)
             hits.rows[unsure], hits.scores[unsure] = again.rows, again.scores
         return hits

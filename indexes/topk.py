@@ -3,7 +3,7 @@
 Each block is one float32 matrix product. Its scores only choose candidates: everything within the rounding error of a
 float32 product of the running k-th best is scored again in float64 and rounded to float32. So the result does not
 depend on the block size, the number of threads or the matrix kernel, equal vectors get equal scores, and ties go to
-the lower row. After the first block few scores pass the running k-th best, so selection costs little beside the product.
+the lower row. After the first block few scores pass the running k-th best, so selection costs little beside it.
 """
 
 from __future__ import annotations
