@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .encoders.base import Encoder, EncoderIdentity, MultiVectors, identity
     from .encoders.load import load_encoder, load_minilm_path
     from .found import Found, FoundDocument, search_documents
-    from .indexing import build_index
+    from .indexing import build_index, encode_part
     from .mining import MiningReport, mine
     from .pipelines import Hybrid, Pipeline, Rerank
     from .rerankers.base import Candidate, Request, Reranker, Result, Usage
@@ -24,7 +24,7 @@ _HOMES = {
     "encoders.base": ("Encoder", "EncoderIdentity", "MultiVectors", "identity"),
     "encoders.load": ("load_encoder", "load_minilm_path"),
     "found": ("Found", "FoundDocument", "search_documents"),
-    "indexing": ("build_index",),
+    "indexing": ("build_index", "encode_part"),
     "mining": ("MiningReport", "mine"),
     "pipelines": ("Hybrid", "Pipeline", "Rerank"),
     "rerankers.base": ("Candidate", "Request", "Reranker", "Result", "Usage"),
@@ -55,6 +55,7 @@ __all__ = [
     "Usage",
     "as_encoder",
     "build_index",
+    "encode_part",
     "excluded_documents",
     "hits_to_run",
     "identity",

@@ -13,6 +13,7 @@ from ..eval.chunking import ChunkedDocuments, Chunking, TokenOffsets, chunk_docu
 from ..eval.collection import Collection, Documents, open_collection
 from ..indexes.base import Index
 from ..indexes.building import build_dense, build_lexical
+from ..indexes.parts import write_part
 from ..indexes.plan import BuildPlan, Executor
 from ..indexes.registry import BACKENDS, parse_backend
 from .encoders.base import Encoder, EncoderIdentity, identity
@@ -20,8 +21,9 @@ from .encoders.base import Encoder, EncoderIdentity, identity
 if TYPE_CHECKING:
     from ..indexes.plan import Similarity
     from ..indexes.vectors import Dtype
+    from .encoders.corpus import Part
 
-__all__ = ["BM25", "build_index", "collection_record"]
+__all__ = ["BM25", "build_index", "collection_record", "encode_part"]
 
 BM25 = "bm25"
 _DEFAULT = {"bm25": "bm25s", "dense": "faiss"}
@@ -76,21 +78,93 @@ def build_index(
         OutputExists, ConfigError, DataError, BackendError: as `indexes.build_dense`.
         MissingExtra: the back-end is not installed.
     """
+    storage = _Storage(shard_size, dtype, dict(settings or {}), overwrite, executor)
+    job = _job(collection, retriever, encoder_settings or {}, backend, storage, _Chunks(chunking, tokenizer))
+    if job.encoder is None:
+        return build_lexical(out, job.documents.ids, _texts(job.documents), plan=job.plan)
+    from .encoders.corpus import shard_encoding
+
+    return build_dense(out, job.documents.ids, shard_encoding(job.encoder, job.documents), plan=job.plan)
+
+
+def encode_part(
+    collection: Collection | str | Path,
+    out: str | Path,
+    *,
+    part: Part,
+    retriever: str | Path | Encoder,
+    backend: str | None = None,
+    shard_size: int = 50_000,
+    dtype: Dtype = "float32",
+    settings: Mapping[str, Any] | None = None,
+    encoder_settings: Mapping[str, Any] | None = None,
+) -> int:
+    """Encode one task's share of an index's vectors; any number of tasks run at once, on machines that share a disk.
+
+    Afterwards `build_index` with the same arguments completes the index.
+
+    Args:
+        part: which task of how many (`encoders.corpus.array_part` reads it from torchrun's or SLURM's environment).
+        collection, out, retriever, backend, shard_size, dtype, settings, encoder_settings: as for `build_index`.
+
+    Returns:
+        How many shards of the whole index are still missing.
+    """
+    storage = _Storage(shard_size, dtype, dict(settings or {}))
+    job = _job(collection, retriever, encoder_settings or {}, backend, storage, _Chunks())
+    if job.encoder is None:
+        raise ConfigError("BM25 has no vectors to encode; build its index with build_index (rtk index)")
+    from .encoders.corpus import shard_encoding
+
+    encode = shard_encoding(job.encoder, job.documents)
+    return write_part(out, job.documents.ids, encode, plan=job.plan, number=part.number, count=part.count)
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """Whether documents are cut into chunks, and what counts their tokens."""
+
+    chunking: Chunking | None = None
+    tokenizer: Any = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is indexed, by what, and how."""
+
+    documents: Documents
+    encoder: Encoder | None
+    plan: BuildPlan
+
+
+def _job(
+    collection: Collection | str | Path,
+    retriever: str | Path | Encoder,
+    encoder_settings: Mapping[str, Any],
+    backend: str | None,
+    storage: _Storage,
+    chunks: _Chunks,
+) -> _Job:
     opened = open_collection(collection) if isinstance(collection, str | Path) else collection
-    encoder = _encoder(retriever, encoder_settings or {})
+    encoder = _encoder(retriever, encoder_settings)
     kind = "bm25" if encoder is None else _kind(encoder)
     spec = parse_backend(backend or _DEFAULT[kind])
     if BACKENDS[spec.name].kind != kind:
         fitting = ", ".join(name for name, known in BACKENDS.items() if known.kind == kind)
         raise ConfigError(f"retriever {_shown(retriever)} makes {kind} indexes, back-end {spec.name!r} does not; "
                           f"take {fitting}")  # fmt: skip
-    documents = opened.documents if chunking is None else _chunks(opened.documents, chunking, tokenizer, encoder)
-    storage = _Storage(shard_size, dtype, dict(settings or {}), overwrite, executor)
-    record = collection_record(opened, chunking)
+    documents = opened.documents
+    if chunks.chunking is not None:
+        documents = _chunks(documents, chunks.chunking, chunks.tokenizer, encoder)
+    record = collection_record(opened, chunks.chunking)
     if encoder is None:
-        plan = BuildPlan(spec, shard_size=shard_size, collection=record, settings=storage.settings, overwrite=overwrite)
-        return build_lexical(out, documents.ids, _texts(documents), plan=plan)
-    return _build_dense(out, documents, encoder, _dense_plan(spec, storage, record, encoder))
+        plan = BuildPlan(
+            spec, shard_size=storage.shard_size, collection=record, settings=storage.settings,
+            overwrite=storage.overwrite,
+        )  # fmt: skip
+    else:
+        plan = _dense_plan(spec, storage, record, encoder)
+    return _Job(documents, encoder, plan)
 
 
 def _dense_plan(spec: Any, storage: _Storage, record: dict[str, Any], encoder: Encoder) -> BuildPlan:
@@ -100,12 +174,6 @@ def _dense_plan(spec: Any, storage: _Storage, record: dict[str, Any], encoder: E
         encoder=None if declared is None else declared.to_dict(), collection=record, settings=storage.settings,
         overwrite=storage.overwrite, executor=storage.executor,
     )  # fmt: skip
-
-
-def _build_dense(out: str | Path, documents: Documents, encoder: Encoder, plan: BuildPlan) -> Index:
-    from .encoders.corpus import shard_encoding
-
-    return build_dense(out, documents.ids, shard_encoding(encoder, documents), plan=plan)
 
 
 def _encoder(retriever: str | Path | Encoder, settings: Mapping[str, Any]) -> Encoder | None:

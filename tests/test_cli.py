@@ -171,3 +171,26 @@ def test_a_closed_pipe_is_no_error(collection, tmp_path):
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.startswith("rtk ")
     assert "Traceback" not in done.stderr
+
+
+def test_tasks_share_an_encoding_and_the_same_command_completes_it(rtk, collection, tiny_models):
+    line = f"encode {collection} --retriever {tiny_models}/dense --shard-size 5"
+    assert "shards missing in parts: 4" in rtk(f"{line} --out parts --part 1/2")[1]
+    assert rtk("search parts -q x")[0] == 4  # a half-written index is not read
+    assert "shards missing in parts: 0" in rtk(f"{line} --out parts --part 0/2")[1]
+    code, _, err = rtk(f"{line.replace('-size 5', '-size 6')} --out parts --part 0/2")
+    assert (code, "shard_size" in err) == (2, True)
+    assert rtk(f"{line} --out parts")[0] == 0
+    assert rtk(f"{line} --out whole")[0] == 0
+    names = sorted(path.relative_to("parts") for path in Path("parts").rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to("whole") for path in Path("whole").rglob("*") if path.is_file())
+    assert all((Path("parts") / name).read_bytes() == (Path("whole") / name).read_bytes() for name in names)
+    assert rtk(f"{line} --out parts --part 0/2")[0] == 2
+
+
+def test_two_processes_encode_like_one(rtk, collection, tiny_models):
+    line = f"encode {collection} --retriever {tiny_models}/dense --shard-size 8"
+    assert rtk(f"{line} --device cpu,cpu --out two")[0] == 0
+    assert rtk(f"{line} --device cpu --out one")[0] == 0
+    for path in Path("one/vectors").iterdir():
+        assert path.read_bytes() == (Path("two/vectors") / path.name).read_bytes()

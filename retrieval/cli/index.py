@@ -26,7 +26,7 @@ from .options import (
     encoder_settings,
 )
 
-__all__ = ["HELP", "NAME", "command", "describe_index"]
+__all__ = ["HELP", "NAME", "command", "describe_index", "multi_device"]
 
 NAME = "index"
 HELP = """Build an index over a collection.
@@ -77,7 +77,10 @@ def command(
     with session(quiet=quiet):
         from ..indexing import BM25, build_index
 
-        encoder = encoder_settings(device, dtype, query_length, document_length, encoder_backend, quantise)
+        first, executor = multi_device(device, collection, retriever, dtype, document_length, encoder_backend, quantise)
+        encoder = encoder_settings(first, dtype, query_length, document_length, encoder_backend, quantise)
+        if executor is not None and chunk is not None:
+            raise ConfigError("--chunk goes with one device only")
         if retriever == BM25 and encoder:
             raise ConfigError(f"--retriever bm25 has no encoder, so it takes none of {', '.join(encoder)}")
         built = build_index(
@@ -90,6 +93,7 @@ def command(
             dtype=storage,  # pyright: ignore[reportArgumentType] - names are checked by the plan
             settings=parse_settings(settings),
             encoder_settings=encoder,
+            executor=executor,
             overwrite=overwrite,
         )
     described = describe_index(built, out)
@@ -107,6 +111,26 @@ def _chunking(size: int | None, overlap: int) -> Any:
     from ...eval.chunking import Chunking
 
     return Chunking(size=size, overlap=overlap)
+
+
+def multi_device(
+    device: str | None,
+    collection: str,
+    retriever: str,
+    dtype: str,
+    document_length: int | None,
+    backend: str,
+    quantise: str | None,
+) -> tuple[str | None, Any]:
+    """The first device, and an executor over all of them when several are named with commas between."""
+    devices = [part.strip() for part in device.split(",")] if device else []
+    if len(devices) < 2:
+        return device, None
+    from ..encoders.corpus import DeviceExecutor, OpenDocuments
+    from ..encoders.load import EncoderSource
+
+    settings = encoder_settings(None, dtype, None, document_length, backend, quantise)
+    return devices[0], DeviceExecutor(EncoderSource(retriever, **settings), OpenDocuments(collection), tuple(devices))
 
 
 def describe_index(index: Any, out: Path) -> dict[str, Any]:

@@ -14,7 +14,10 @@ CollectionSpec = Annotated[
 Split = Annotated[str, typer.Option("--split", help="Which queries and judgments.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, … (default: the best there is).")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, …; cuda:0,cuda:1 encodes on several (default: the best there is)."),
+]
 Dtype = Annotated[str, typer.Option("--dtype", help="What models compute in: float32, float16 or bfloat16.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
