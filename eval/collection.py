@@ -300,7 +300,7 @@ def check_collection(collection: Collection, split: str) -> CollectionReport:
 _FORMS = (
     "a folder in BEIR layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; each may be .gz)",
     "an ir_datasets id (beir/scifact, msmarco-passage/trec-dl-2019/judged, …)",
-    '"pydocs", the embedded collection',
+    '"pydocs", the embedded collection, or "pydocs-train", its training pairs',
 )
 
 
@@ -308,7 +308,7 @@ def open_collection(spec: str | Path) -> Collection:
     """Open a collection by name or path.
 
     Args:
-        spec: `"pydocs"`, else an existing folder in BEIR layout, else an ir_datasets id (extra `ir-datasets`). A
+        spec: `"pydocs"` or `"pydocs-train"`, else an existing folder in BEIR layout, else an ir_datasets id (extra `ir-datasets`). A
             folder that is named like one of the others is meant by `./NAME`.
 
     Raises:
@@ -316,10 +316,10 @@ def open_collection(spec: str | Path) -> Collection:
         DataError: the folder lacks a file.
         MissingExtra: it can only be an ir_datasets id, and that package is not installed.
     """
-    if spec == "pydocs":
+    if spec in ("pydocs", "pydocs-train"):
         from .pydocs import open_pydocs
 
-        return open_pydocs()
+        return open_pydocs(str(spec))
     path = Path(spec).expanduser()
     if path.is_dir():
         from .beir import BeirCollection
