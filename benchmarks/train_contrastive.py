@@ -1,6 +1,6 @@
 """Does contrastive training learn? MiniLM on nfcorpus, dev nDCG@10 before and after, beside shuffled judgments.
 
-    python benchmarks/train_contrastive.py DATA [--steps 60] [--seeds 1] [--work DIR]
+    python benchmarks/train_contrastive.py DATA [--steps 60] [--seeds 1] [--document-length 64] [--only …] [--work DIR]
 
 DATA is a folder that holds `nfcorpus` in BEIR layout. The control trains on the same texts with the documents of the
 train judgments permuted, so that whatever it gains is not relevance.
@@ -35,13 +35,13 @@ def shuffled(collection: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def run(collection: Path, dev: Path, output: Path, seed: int, steps: int) -> dict[str, Any]:
+def run(collection: Path, dev: Path, output: Path, *, seed: int, steps: int, length: int) -> dict[str, Any]:
     """Train once; return what the run recorded and its seconds."""
     config = {
         "method": "contrastive",
         "model": "minilm",
         "data": {"collection": str(collection)},
-        "lengths": {"query": 32, "document": 64},
+        "lengths": {"query": 32, "document": length},
         "evaluation": {"collection": str(dev), "split": "dev", "measure": "nDCG@10", "every": steps},
         "trainer": {"max_steps": steps, "learning_rate": 2e-5, "warmup_steps": steps // 10, "use_cpu": True},
         "output": str(output),
@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--document-length", type=int, default=64)
+    parser.add_argument("--only", choices=["judgments", "shuffled judgments"], default=None)
     parser.add_argument("--work", type=Path, default=None)
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp())
@@ -64,7 +66,10 @@ def main() -> None:
     for seed in range(given.seeds):
         control = shuffled(real, work / f"shuffled-{seed}", seed)
         for name, collection in (("judgments", real), ("shuffled judgments", control)):
-            found = run(collection, real, work / f"{name.split()[0]}-{seed}", seed, given.steps)
+            if given.only not in (None, name):
+                continue
+            output = work / f"{name.split()[0]}-{seed}-model"
+            found = run(collection, real, output, seed=seed, steps=given.steps, length=given.document_length)
             before, after = (entry["nDCG@10"] for entry in found["evaluations"])
             print(
                 f"seed {seed}, {name}: dev nDCG@10 {before:.4f} -> {after:.4f} ({found['seconds']:.0f} s)", flush=True
