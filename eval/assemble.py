@@ -8,7 +8,7 @@ import pyarrow as pa
 from ..errors import DataError
 from ..ids import Ids
 from .run import Order, Run
-from .vocabulary import VocabularyBuilder, join_parts
+from .vocabulary import Column, VocabularyBuilder
 
 __all__ = ["RunAssembler"]
 
@@ -20,16 +20,18 @@ class RunAssembler:
 
     Args:
         order: "rank" needs ranks with every batch and orders each list by them.
+        size: how many entries there will be, when that is known.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, size: int | None = None) -> None:
         self.order: Order = order
-        self._documents = VocabularyBuilder()
+        self._size = size
+        self._documents = VocabularyBuilder(size)
         self._queries: dict[str, int] = {}
         self._query_runs: list[tuple[np.ndarray, np.ndarray]] = []  # (query numbers, lengths) of stretches of lines
-        self._scores: list[np.ndarray] = []
-        self._ranks: list[np.ndarray] = []
-        self._columns: dict[str, list[np.ndarray]] = {}
+        self._scores = Column(np.dtype(np.float32), size)
+        self._ranks = Column(np.dtype(np.int64), size)
+        self._columns: dict[str, Column] = {}
 
     def add(
         self,
@@ -46,12 +48,13 @@ class RunAssembler:
         numbers = [self._queries.setdefault(qid, len(self._queries)) for qid in ends.values.to_pylist()]
         self._query_runs.append((np.asarray(numbers, dtype=np.int64), np.diff(stops, prepend=0)))
         self._documents.add(documents)
-        self._scores.append(np.asarray(scores, dtype=np.float32))
+        self._scores.add(scores)
         if self.order == "rank":
-            assert ranks is not None
-            self._ranks.append(np.asarray(ranks, dtype=np.int64))
+            if ranks is None:
+                raise ValueError("order by rank needs the ranks")
+            self._ranks.add(ranks)
         for name, values in (columns or {}).items():
-            self._columns.setdefault(name, []).append(values)
+            self._columns.setdefault(name, Column(values.dtype, self._size)).add(values)
 
     def finish(self, tag: str) -> Run:
         """Return the run. The assembler is spent.
@@ -62,11 +65,8 @@ class RunAssembler:
         numbers = np.concatenate([numbers for numbers, _ in self._query_runs] or [np.zeros(0, np.int64)])
         lengths = np.concatenate([lengths for _, lengths in self._query_runs] or [np.zeros(0, np.int64)])
         vocabulary, codes = self._documents.finish()
-        scores = join_parts(self._scores, np.dtype(np.float32))
-        columns = {
-            name: join_parts(parts, np.result_type(*(part.dtype for part in parts)))
-            for name, parts in self._columns.items()
-        }
+        scores = self._scores.finish()
+        columns = {name: column.finish() for name, column in self._columns.items()}
         counts = np.bincount(numbers, weights=lengths, minlength=len(self._queries)).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         qids = Ids(list(self._queries))
@@ -74,7 +74,10 @@ class RunAssembler:
         if entries is not None:
             codes, scores = codes[entries], scores[entries]
             columns = {name: values[entries] for name, values in columns.items()}
-        return Run.from_codes(qids, offsets, vocabulary, codes, scores, columns=columns, order=self.order, tag=tag)
+        pa.default_memory_pool().release_unused()
+        return Run.from_codes(
+            qids, offsets, vocabulary, codes, scores, columns=columns, order=self.order, tag=tag, owned=True
+        )
 
     def _entry_order(
         self, qids: Ids, numbers: np.ndarray, lengths: np.ndarray, lists: np.ndarray | None
@@ -85,7 +88,7 @@ class RunAssembler:
         queries = np.repeat(numbers, lengths)
         if self.order == "score":
             return np.argsort(queries, kind="stable")
-        ranks = join_parts(self._ranks, np.dtype(np.int64))
+        ranks = self._ranks.finish()
         keys = [ranks, queries] if lists is None else [ranks, lists, queries]
         entries = np.lexsort(keys)
         same = np.ones(max(len(entries) - 1, 0), dtype=bool)

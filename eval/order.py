@@ -35,9 +35,10 @@ def sort_entries(
     keys = [-scores, queries] if lists is None else [-scores, lists, queries]
     order = np.arange(len(scores)) if settled else np.lexsort(keys)
     tied = _tied(order, keys)
-    if tied.any():
-        keys.insert(0, -_places(vocabulary, codes, order[tied]))
-        order = np.lexsort(keys)
+    if tied.any():  # tied entries stand together: each takes one of the places that its group holds
+        entries = order[tied]
+        places = _places(vocabulary, codes[entries])
+        order[tied] = entries[np.lexsort([-places, *(key[entries] for key in keys)])]
     elif settled:
         return None
     return order if (order[1:] < order[:-1]).any() else None
@@ -55,15 +56,13 @@ def _tied(order: np.ndarray, keys: list[np.ndarray]) -> np.ndarray:
     return tied
 
 
-def _places(vocabulary: Ids, codes: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    """Each of `entries`' document's place among their ids in byte order; 0 for the rest. (entries,) int64."""
-    distinct, inverse = np.unique(codes[entries], return_inverse=True)
+def _places(vocabulary: Ids, codes: np.ndarray) -> np.ndarray:
+    """Each code's document's place among theirs in byte order. (codes,) int64."""
+    distinct, inverse = np.unique(codes, return_inverse=True)
     by_id = np.asarray(pc.array_sort_indices(vocabulary.array.take(pa.array(distinct))))
-    place = np.empty(len(distinct), dtype=np.int64)
-    place[by_id] = np.arange(len(distinct))
-    places = np.zeros(len(codes), dtype=np.int64)
-    places[entries] = place[inverse]
-    return places
+    places = np.empty(len(distinct), dtype=np.int64)
+    places[by_id] = np.arange(len(distinct))
+    return places[inverse]
 
 
 def refuse_twice(offsets: np.ndarray, codes: np.ndarray, lists: np.ndarray | None) -> tuple[int, int] | None:

@@ -87,8 +87,8 @@ def read_parquet(path: str | Path, *, order: Order | None = None) -> Run:
         metadata = _metadata(schema, path)
         chosen: Order = order or metadata["order"]
         _check_columns(schema, chosen, path)
-        assembler = RunAssembler(chosen)
         with pq.ParquetFile(path, read_dictionary=["qid", "docid"]) as file:
+            assembler = RunAssembler(chosen, file.metadata.num_rows)
             _read_batches(file, assembler, path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"not a readable Parquet file: {error}", path=path) from error
@@ -129,10 +129,11 @@ def _check_columns(schema: pa.Schema, order: Order, path: Path) -> None:
 
 def _read_batches(file: pq.ParquetFile, assembler: RunAssembler, path: Path) -> None:
     further = [name for name in file.schema_arrow.names if name not in _OWN]
+    wanted = ["qid", "docid", "score", *(["rank"] if assembler.order == "rank" else []), *further]
     with task(f"read {path.name}", file.metadata.num_rows) as advance:
         done = 0
         none = pa.RecordBatch.from_pylist([], schema=file.schema_arrow)  # so that columns keep their kind
-        for batch in chain([none], file.iter_batches(_BATCH)):
+        for batch in chain([none.select(wanted)], file.iter_batches(_BATCH, columns=wanted)):
             for name in batch.schema.names:
                 nulls = batch[name].null_count
                 if nulls and not (name in further and pa.types.is_floating(batch[name].type)):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..errors import DataError
 from ..ids import Ids
 from .order import refuse_twice, sort_entries
-from .vocabulary import VocabularyBuilder, join_parts
+from .vocabulary import Column, VocabularyBuilder
 
 __all__ = ["Order", "Run", "RunEntry"]
 
@@ -146,21 +146,21 @@ class Run:
         lengths: list[int] = []
         vocabulary = VocabularyBuilder()
         waiting: list[str] = []
-        scores: list[np.ndarray] = []
+        scores = Column(np.dtype(np.float32))
         for qid, docs, values in lists:
             if len(docs) != len(values):
                 raise DataError(f"query {qid!r} has {len(docs)} documents but {len(values)} scores")
             qids.append(qid)
             lengths.append(len(docs))
             waiting.extend(docs)
-            scores.append(np.array(values, dtype=np.float32))
+            scores.add(np.asarray(values, dtype=np.float32))
             if len(waiting) > _BLOCK:
                 vocabulary.add(pa.array(waiting, type=pa.large_string()))
                 waiting.clear()
         vocabulary.add(pa.array(waiting, type=pa.large_string()))
         ids, codes = vocabulary.finish()
         return cls.from_codes(
-            Ids(qids), _offsets(lengths), ids, codes, join_parts(scores, np.dtype(np.float32)), order=order, tag=tag
+            Ids(qids), _offsets(lengths), ids, codes, scores.finish(), order=order, tag=tag, owned=True
         )
 
     @classmethod
@@ -207,8 +207,12 @@ class Run:
         columns: Mapping[str, np.ndarray] | None = None,
         order: Order = "score",
         tag: str = "rtk",
+        owned: bool = False,
     ) -> Run:
-        """As `from_columns`, with documents given as codes into a vocabulary of distinct ids (an index's `ids`)."""
+        """As `from_columns`, with documents given as codes into a vocabulary of distinct ids (an index's `ids`).
+
+        `owned` arrays are the run's from now on, and are sorted in place; others are copied when they need sorting.
+        """
         run = cls(
             qids, np.asarray(offsets, np.int64), vocabulary, np.asarray(codes, np.int32),
             np.asarray(scores, np.float32), {name: np.asarray(values) for name, values in (columns or {}).items()},
@@ -217,7 +221,7 @@ class Run:
         run._refuse_misshapen()
         qids.refuse_duplicates("query")
         run._refuse_bad()
-        return run if order == "rank" else run._sorted()
+        return run if order == "rank" else run._sorted(in_place=owned)
 
     def _refuse_misshapen(self) -> None:
         lengths = {"codes": len(self.codes), "scores": len(self.scores)}
@@ -245,7 +249,7 @@ class Run:
                 where = f"query {self.qids[first + query]!r}" + ("" if lists is None else " in one list")
                 raise DataError(f"document {self.vocabulary[code]!r} occurs twice for {where}")
 
-    def _sorted(self) -> Run:
+    def _sorted(self, *, in_place: bool) -> Run:
         """Order by query, (list,) score descending, document id descending; the same object when it is so already."""
         codes, scores, columns = self.codes, self.scores, dict(self.columns)
         for first, last, (start, stop) in self.blocks():
@@ -256,7 +260,7 @@ class Run:
             )  # fmt: skip
             if order is None:
                 continue
-            if codes is self.codes:  # the first block out of order: from here on, on copies
+            if codes is self.codes and not in_place:  # the first block out of order: from here on, on copies
                 codes, scores = self.codes.copy(), self.scores.copy()
                 columns = {name: values.copy() for name, values in columns.items()}
             codes[part], scores[part] = self.codes[part][order], self.scores[part][order]
