@@ -87,7 +87,7 @@ def read_parquet(path: str | Path, *, order: Order | None = None) -> Run:
         metadata = _metadata(schema, path)
         chosen: Order = order or metadata["order"]
         _check_columns(schema, chosen, path)
-        with pq.ParquetFile(path, read_dictionary=["qid", "docid"]) as file:
+        with pq.ParquetFile(path, read_dictionary=["qid", "docid"], pre_buffer=False) as file:
             assembler = RunAssembler(chosen, file.metadata.num_rows)
             _read_batches(file, assembler, path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -133,7 +133,11 @@ def _read_batches(file: pq.ParquetFile, assembler: RunAssembler, path: Path) -> 
     with task(f"read {path.name}", file.metadata.num_rows) as advance:
         done = 0
         none = pa.RecordBatch.from_pylist([], schema=file.schema_arrow)  # so that columns keep their kind
-        for batch in chain([none.select(wanted)], file.iter_batches(_BATCH, columns=wanted)):
+        groups = (
+            file.iter_batches(_BATCH, row_groups=[group], columns=wanted)  # a batch over two has two dictionaries
+            for group in range(file.num_row_groups)
+        )
+        for batch in chain([none.select(wanted)], chain.from_iterable(groups)):
             for name in batch.schema.names:
                 nulls = batch[name].null_count
                 if nulls and not (name in further and pa.types.is_floating(batch[name].type)):
