@@ -39,17 +39,6 @@ def test_onnx_equals_torch_and_is_exported_once(tiny_models: Path, cache: Path) 
     assert file.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.slow
-def test_int8_is_near_and_does_not_depend_on_the_batch(tiny_models: Path) -> None:
-    full = load_encoder(tiny_models / "dense", device="cpu").encode_document(TEXTS)
-    encoder = load_encoder(tiny_models / "dense", device="cpu", quantise="int8")
-    found = encoder.encode_document(TEXTS)
-    assert (found * full).sum(axis=1).min() > 0.98
-    assert not np.allclose(found, full, atol=1e-5)
-    np.testing.assert_array_equal(encoder.encode_document(TEXTS[2:3]), found[2:3])
-    assert encoder.identity.dtype == "int8"
-
-
 def test_without_the_extra_the_message_names_it(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(module: str, extra: str, purpose: str) -> None:
         raise MissingExtra(f"{purpose} needs {module!r}")

@@ -77,6 +77,8 @@ class EncoderSource:
             problems.append(f"quantise={self.quantise!r} computes from float32; leave dtype={self.dtype!r} out")
         if self.backend == "onnx" and self.dtype != "float32":
             problems.append(f"backend='onnx' computes in float32; leave dtype={self.dtype!r} out")
+        if self.backend == "onnx" and self.quantise is not None:
+            problems.append("backend='onnx' has no 8-bit form; quantise='int8' goes with backend='torch'")
         if problems:
             raise ConfigError(f"the encoder {self.spec!r} cannot be loaded this way", problems)
 
@@ -123,8 +125,7 @@ def load_encoder(
         dtype: what the model computes in; vectors come out as float32.
         query_length, document_length: maximum tokens of each side; None keeps the model's.
         backend: "onnx" runs the transformer through ONNX Runtime on the CPU (extra `onnx`).
-        quantise: "int8" computes linear layers with 8-bit weights and inputs, on the CPU by ONNX Runtime whatever
-            `backend` says (extra `onnx`).
+        quantise: "int8" computes linear layers with 8-bit weights and inputs, on the CPU.
         normalise, prompts, batching: as for `as_encoder`.
         trust_remote_code: run code that the model brings.
         revision: branch, tag or commit on the hub.
@@ -204,6 +205,13 @@ def _settle(encoder: Loaded, source: EncoderSource) -> None:
             f"backend='onnx' and quantise='int8' run on the CPU, and the device is {encoder.model.device}; "
             "give device='cpu'"
         )
+    if source.quantise == "int8":
+        from .int8 import to_int8
+
+        to_int8(encoder.model)
+        if source.batching is None:  # rounding and scaling go over every value: they are cheap inside the cache only
+            encoder.batching = replace(encoder.batching, tokens=512)
+        return
     from .onnx_runtime import to_onnx
 
     tasks: tuple[Task, ...] = ("query", "document")
@@ -211,6 +219,4 @@ def _settle(encoder: Loaded, source: EncoderSource) -> None:
     if not readers:
         raise ConfigError(f"{source.spec} has no transformer that ONNX Runtime could run")
     for reader in readers.values():
-        to_onnx(reader, int8=source.quantise == "int8")
-    if source.quantise == "int8":  # one scale a batch: a text alone in it keeps its vector whatever its neighbours are
-        encoder.batching = replace(encoder.batching, texts=1)
+        to_onnx(reader)

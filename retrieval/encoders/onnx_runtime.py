@@ -1,10 +1,4 @@
-"""ONNX Runtime on the CPU in place of a model's transformer: exported once, kept by the weights' fingerprint.
-
-The 8-bit form quantises the weights of linear layers for every output channel and their inputs when they are run. One
-scale for all weights costs far more: on all-MiniLM-L6-v2 the cosine to the float vectors falls from 0.99 to 0.91. The
-inputs' scale is taken over a whole batch, so 8-bit batches hold one text each, or a text's vector would depend on its
-neighbours.
-"""
+"""ONNX Runtime on the CPU in place of a model's transformer: exported once, kept by the weights' fingerprint."""
 
 from __future__ import annotations
 
@@ -56,7 +50,7 @@ class OnnxTransformer(nn.Module):
         return BaseModelOutput(last_hidden_state=torch.from_numpy(found[0]))
 
 
-def to_onnx(transformer: Transformer, *, int8: bool) -> None:
+def to_onnx(transformer: Transformer) -> None:
     """Replace the transformers model inside `transformer` by its ONNX form, in place.
 
     Raises:
@@ -67,28 +61,23 @@ def to_onnx(transformer: Transformer, *, int8: bool) -> None:
     params = transformer.modality_config.get("text", {})
     if params.get("method") != "forward" or params.get("method_output_name") not in ("last_hidden_state",):
         raise ConfigError("backend 'onnx' is for models that give token embeddings by their last hidden state")
-    path = exported(transformer, int8=int8)
+    path = exported(transformer)
     model = transformer.model
     transformer.model = OnnxTransformer(path, model.config, torch.get_num_threads())  # type: ignore[assignment]
 
 
-def exported(transformer: Transformer, *, int8: bool) -> Path:
+def exported(transformer: Transformer) -> Path:
     """The ONNX file of a transformer in the cache, made on the first call."""
     onnx = require("onnx", "onnx", _PURPOSE)
     require("onnxscript", "onnx", _PURPOSE)
     require("onnxruntime", "onnx", _PURPOSE)
     made_by = {"torch": torch.__version__, "onnx": onnx.__version__, "form": 1}
-    folder = cache_dir() / "onnx"
-    key = fingerprint([transformer], settings=made_by)[:32]
-    full, small = folder / f"{key}.onnx", folder / f"{key}.int8.onnx"
-    if not full.exists() and not (int8 and small.exists()):
-        logger.info("exporting the encoder to ONNX: %s", full)
-        with atomic_path(full) as temporary:
+    path = cache_dir() / "onnx" / f"{fingerprint([transformer], settings=made_by)[:32]}.onnx"
+    if not path.exists():
+        logger.info("exporting the encoder to ONNX: %s", path)
+        with atomic_path(path) as temporary:
             _export(transformer, temporary)
-    if int8 and not small.exists():
-        with atomic_path(small) as temporary:
-            _quantise(full, temporary)
-    return small if int8 else full
+    return path
 
 
 @dataclass(frozen=True)
@@ -138,21 +127,9 @@ def _export(transformer: Transformer, path: Path) -> None:
     program.save(str(path))
 
 
-def _quantise(full: Path, path: Path) -> None:
-    quantisation = require("onnxruntime.quantization", "onnx", _PURPOSE)
-    with _quiet():
-        quantisation.quantize_dynamic(
-            str(full),
-            str(path),
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=quantisation.QuantType.QInt8,
-        )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter and the quantiser warn about themselves, not about the model."""
+    """The exporter warns about itself, not about the model."""
     root = logging.getLogger()
     torch_exporter = logging.getLogger("torch.onnx")
     levels = root.level, torch_exporter.level
