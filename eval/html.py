@@ -21,8 +21,9 @@ h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2
 h3 { font-size: .95rem; margin: 0 0 .25rem; font-weight: 600; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; border-bottom: 2px solid #d6d3d1; }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; border-bottom: 2px solid #d6d3d1; white-space: normal;
+  vertical-align: bottom; }
 .n { text-align: right; } tbody tr:hover { background: #fafaf9; }
 .better { color: var(--gain); font-weight: 600; } .worse { color: var(--loss); font-weight: 600; }
 .note, .foot { color: var(--soft); font-size: .85rem; margin: .4rem 0 0; max-width: 60rem; }

@@ -187,7 +187,7 @@ def _markdown(table: Table) -> str:
     return "\n".join([f"## {table.title}", "", line(table.head), rule, *map(line, table.rows), "", notes])
 
 
-_CSV = (
+_CSV: tuple[str, ...] = (
     "run", "measure", "mean", "judged", "missing", "unjudged", "baseline", "baseline_mean", "difference", "low", "high",
     "t", "p_t", "p_t_holm", "p_fisher", "p_fisher_holm", "wins", "ties", "losses", "verdict",
 )  # fmt: skip
