@@ -4,7 +4,7 @@
                                     q_w = round(w / s_w),  s_w = max|w| / 127 for each output
 
 Weights and inputs are quantised symmetrically. A token's result is a function of that token alone, so a text's vector
-does not depend on its neighbours in a batch (with one scale for a batch, as ONNX Runtime's dynamic quantisation takes, it
+does not depend on its neighbours in a batch (with one scale a batch, as in ONNX Runtime's dynamic quantisation, it
 would), and one token with large values does not coarsen the others.
 """
 
