@@ -61,4 +61,6 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise  # the extra is there but broken inside: say what is really missing
-        raise MissingExtra(f"{purpose} needs {module!r}, which is not installed. Run: {EXTRAS[extra].install}") from None
+        raise MissingExtra(
+            f"{purpose} needs {module!r}, which is not installed. Run: {EXTRAS[extra].install}"
+        ) from None

@@ -2,7 +2,7 @@
 
     python benchmarks/effectiveness.py DATA [--work DIR]
 
-DATA is a folder that holds `scifact` and `nfcorpus` in BEIR layout. Every step is a command of `rtk`, printed as it runs.
+DATA is a folder that holds `scifact` and `nfcorpus` in BEIR layout. Every step is a command of `rtk`, which is printed.
 Published: Anserini's reproduction tables (BM25 flat, k1 0.9, b 0.4), MTEB (all-MiniLM-L6-v2, 256 tokens).
 """
 

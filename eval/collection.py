@@ -308,8 +308,8 @@ def open_collection(spec: str | Path) -> Collection:
     """Open a collection by name or path.
 
     Args:
-        spec: `"pydocs"` or `"pydocs-train"`, else an existing folder in BEIR layout, else an ir_datasets id (extra `ir-datasets`). A
-            folder that is named like one of the others is meant by `./NAME`.
+        spec: `"pydocs"` or `"pydocs-train"`, else an existing folder in BEIR layout, else an ir_datasets id (extra
+            `ir-datasets`). A folder that is named like one of the others is meant by `./NAME`.
 
     Raises:
         ConfigError: it is none of these; the message names the nearest.

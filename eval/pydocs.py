@@ -47,8 +47,8 @@ _LOG = logging.getLogger(__name__)
 _HERE = files(__name__.rpartition(".")[0])
 
 PYDOCS, PYDOCS_TRAIN = "pydocs", "pydocs-train"
-EXTRACTION = 1
-"""Raised whenever other documents would come out of the same Python."""
+PAIRS = 1
+"""Raised whenever other training pairs would come out of the same documents."""
 LEAST_DOCUMENTS = 2000
 NEAR = 0.6
 """Jaccard similarity of content words above which a training query counts as a test question."""
@@ -118,7 +118,7 @@ class PyDocsTrain(CollectionBase):
         """The cache folder, which also holds queries.json: {query: [document ids]}."""
         source = PyDocs().documents
         return cached_documents(
-            (*_key(PYDOCS_TRAIN), source.fingerprint),
+            (PYDOCS_TRAIN, PAIRS, source.fingerprint, _digest("data/pydocs-questions.jsonl")),
             lambda: (pair.document for pair in _all_pairs(source)),
             source=PYDOCS_TRAIN,
             finish=lambda folder: _write_queries(folder, source),
@@ -148,7 +148,12 @@ class _Pair:
 
 
 def _key(name: str) -> tuple[object, ...]:
-    return (name, EXTRACTION, sys.version, sys.platform)
+    """What the documents depend on: this Python, and the script that reads them."""
+    return (name, sys.version, sys.platform, _digest("pydocs_extract.py"))
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256((_HERE / name).read_bytes()).hexdigest()
 
 
 def _data(name: str) -> Any:

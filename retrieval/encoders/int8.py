@@ -45,7 +45,7 @@ class Int8Linear(nn.Module):
         if not len(rows):
             return inputs.new_zeros(*inputs.shape[:-1], self.weight.shape[1])
         scale = (rows.abs().amax(dim=1, keepdim=True) / _LEVELS).clamp_min_(_SMALLEST)
-        products = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight)
+        products = torch.ops.aten._int_mm((rows / scale).round_().to(torch.int8), self.weight)
         result = products.to(torch.float32).mul_(scale).mul_(self.scale)
         if self.bias is not None:
             result.add_(self.bias)

@@ -96,12 +96,13 @@ def start(config: TrainConfig, tables: Sequence[TrainingTable], *, processes: in
         score: what the model's scores are: similarity and scale of a bi-encoder, logits of a reranker.
     """
     output = Path(config.output)
+    data = [{"name": table.name, "fingerprint": table.fingerprint, **asdict(table.report)} for table in tables]
     values = {
         "status": "running",
         "seed": config.seed,
         "processes": processes,
         "score": dict(score),
-        "data": [{"name": table.name, "fingerprint": table.fingerprint, **asdict(table.report)} for table in tables],
+        "data": data,
         "versions": {"rtk": __version__, "python": platform.python_version(), **_versions()},
         "commit": _commit(),
     }
@@ -110,7 +111,7 @@ def start(config: TrainConfig, tables: Sequence[TrainingTable], *, processes: in
         keys = [("processes", before["processes"], processes)]
         keys += [
             (f"data.{number}.fingerprint", old["fingerprint"], new["fingerprint"])
-            for number, (old, new) in enumerate(zip(before["data"], values["data"], strict=True))
+            for number, (old, new) in enumerate(zip(before["data"], data, strict=True))
         ]
         changed = [f"{key}: there {old!r}, now {new!r}" for key, old, new in keys if old != new]
         if changed:

@@ -1,0 +1,417 @@
+"""The quickstart: the whole way once, on a collection that is already on the machine.
+
+Index with BM25 and with vectors, search both, fuse, train the encoder on pairs made from the documentation, rerank the
+fused list by token-level MaxSim of the trained encoder, search with it, evaluate all against BM25. Every step calls
+what the verb of the same name calls and leaves the same files. How it trains was chosen on the dev split of the
+training pairs; the test questions had no part in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .. import progress
+from ..errors import ConfigError
+from ..eval.collection import Collection, open_collection
+from ..eval.files import write_run
+from ..eval.fusion import fuse
+from ..eval.measures import Evaluation, evaluate
+from ..eval.report import Report, recall_curve, write_report
+from ..eval.run import Run
+from ..eval.significance import Comparison, compare
+from ..files import check_output
+from .indexing import BM25, build_index
+from .rerankers.registry import load_reranker
+from .rerankers.rerank import rerank_run
+from .search import Retriever, excluded_documents
+
+__all__ = ["MEASURES", "Plan", "Quickstart", "Row", "Step", "format_quickstart", "quickstart"]
+
+_LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DECIDING = "nDCG@10"
+MEASURES = ("nDCG@10", "RR@10", "R@10", "R@100")
+_STEPS = 11
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the quickstart does, and how much of it.
+
+    Attributes:
+        collection, split: what is indexed and tested on.
+        pairs: the collection of training pairs.
+        model: the encoder.
+        query_length, document_length: most tokens read of each.
+        k: documents a query in every run.
+        depth: how many documents of the fused run are reranked.
+        steps, batch_size, learning_rate, seed: of the training.
+    """
+
+    collection: str = "pydocs"
+    split: str = "test"
+    pairs: str = "pydocs-train"
+    model: str = "minilm"
+    query_length: int = 32
+    document_length: int = 128
+    k: int = 100
+    depth: int = 20
+    steps: int = 65
+    batch_size: int = 32
+    learning_rate: float = 2e-5
+    seed: int = 42
+
+    def training(self, output: Path) -> dict[str, Any]:
+        """The training configuration, as `rtk train` reads it."""
+        return {
+            "method": "contrastive",
+            "model": self.model,
+            "data": {"collection": self.pairs, "split": "train"},
+            "lengths": {"query": self.query_length, "document": self.document_length},
+            "loss": [{"name": "infonce", "scale": 20.0}],
+            "trainer": {
+                "per_device_train_batch_size": self.batch_size,
+                "learning_rate": self.learning_rate,
+                "max_steps": self.steps,
+                "warmup_steps": 0.1,
+                "logging_steps": max(self.steps // 5, 1),
+            },
+            "output": str(output),
+            "seed": self.seed,
+        }
+
+    @property
+    def encoder_settings(self) -> dict[str, int]:
+        return {"query_length": self.query_length, "document_length": self.document_length}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as it was done: what, the verb that does the same, and how long it took."""
+
+    name: str
+    command: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in the table.
+
+    Attributes:
+        name: the run.
+        means: by measure.
+        difference, low, high, p, verdict: against BM25 by nDCG@10: mean difference, its interval, the Holm-corrected p
+            of Fisher's randomisation, and what follows; None for BM25 itself.
+        wins, ties, losses: questions better, equal and worse than with BM25.
+        kinds: mean nDCG@10 by kind of question, where the collection tells kinds apart.
+    """
+
+    name: str
+    means: dict[str, float]
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    verdict: str = "baseline"
+    wins: int = 0
+    ties: int = 0
+    losses: int = 0
+    kinds: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """What came out.
+
+    Attributes:
+        rows: the table, BM25 first.
+        note: how the differences were tested.
+        queries: how many questions were judged.
+        steps: what was done, in order.
+        files: what was left where: (what, path).
+        commands: the verbs for a collection of one's own.
+    """
+
+    out: Path
+    rows: tuple[Row, ...]
+    note: str
+    queries: int
+    steps: tuple[Step, ...]
+    files: tuple[tuple[str, Path], ...]
+    commands: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(step.seconds for step in self.steps)
+
+
+class _Diary:
+    """Does steps, tells them, and remembers how long each took."""
+
+    def __init__(self, advance: progress.Advance) -> None:
+        self.steps: list[Step] = []
+        self._advance = advance
+
+    def do(self, name: str, command: str, work: Callable[[], T]) -> T:
+        _LOG.info("[%d/%d] %s", len(self.steps) + 1, _STEPS, name)
+        started = time.monotonic()
+        result = work()
+        self.steps.append(Step(name, command, time.monotonic() - started))
+        self._advance(1)
+        return result
+
+
+def quickstart(out: str | Path, *, plan: Plan | None = None, overwrite: bool = False) -> Quickstart:
+    """Go the whole way once and leave every file under `out`.
+
+    Args:
+        out: a folder to make.
+        plan: what to do; the default is what the quickstart promises.
+        overwrite: replace `out`.
+
+    Raises:
+        OutputExists: `out` is there.
+        MissingExtra: the encoder's package (`minilm`) or FAISS (`cpu`) is not installed.
+    """
+    plan = plan or Plan()
+    out = check_output(out, overwrite=overwrite)
+    out.mkdir(parents=True)
+    with progress.task("quickstart", _STEPS) as advance:
+        return _Way(plan, out, _Diary(advance)).go()
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The steps, each with the verb that does the same."""
+
+    plan: Plan
+    out: Path
+    diary: _Diary
+
+    def go(self) -> Quickstart:
+        plan = self.plan
+        opened = self.diary.do(
+            f"read the collection {plan.collection}", "", lambda: _read(plan.collection, plan.pairs)
+        )  # fmt: skip
+        bm25 = self._search(self._index(opened, "bm25", BM25), opened, "bm25")
+        dense = self._search(self._index(opened, "dense", plan.model), opened, "dense")
+        fused = self.diary.do(
+            "fuse both by reciprocal ranks", f"rtk fuse {self._run('bm25')} {self._run('dense')} --out {self._run('fused')}",
+            lambda: self._written(fuse([bm25, dense], depth=plan.k, tag="fused"), "fused"),
+        )  # fmt: skip
+        model = self._train()
+        reranked = self._rerank(fused, opened, model)
+        trained = self._search(self._index(opened, "trained", str(model)), opened, "trained")
+        report = self.diary.do(
+            "evaluate against BM25", self._evaluation(), lambda: self._report(opened, [bm25, dense, fused, trained, reranked])
+        )  # fmt: skip
+        return self._summary(report, _kinds(opened))
+
+    # --- one step each ---
+
+    def _index(self, collection: Collection, name: str, retriever: str) -> Retriever:
+        plan, lexical = self.plan, retriever == BM25
+        lengths = f" --query-length {plan.query_length} --document-length {plan.document_length}"
+        given = "" if lexical else f" --retriever {retriever}{lengths}"
+
+        def build() -> Retriever:
+            from .encoders.load import load_encoder
+
+            encoder = None if lexical else load_encoder(retriever, **plan.encoder_settings)
+            index = build_index(collection, self.out / name, retriever=encoder or BM25)
+            return Retriever(encoder, index, name=name)
+
+        what = "index for BM25" if lexical else f"encode and index with {retriever}"
+        return self.diary.do(what, f"rtk index {collection.name}{given} --out {self.out / name}", build)
+
+    def _search(self, retriever: Retriever, collection: Collection, name: str) -> Run:
+        queries = collection.queries(self.plan.split)
+        left_out = excluded_documents(collection, queries)
+        return self.diary.do(
+            f"search {name}",
+            f"rtk search {self.out / name} {self._split} -k {self.plan.k} --out {self._run(name)}",
+            lambda: self._written(retriever.run(queries, self.plan.k, tag=name, exclude=left_out), name),
+        )
+
+    def _train(self) -> Path:
+        from .training.config import load_config, print_config
+        from .training.trainer import train
+
+        path = self.out / "train.yaml"
+        config = load_config(self.plan.training(self.out / "model"))
+        path.write_text(print_config(config), encoding="utf-8")
+        what = f"train on pairs of {self.plan.pairs}, {self.plan.steps} steps"
+        return self.diary.do(what, f"rtk train {path}", lambda: train(config))
+
+    def _rerank(self, fused: Run, collection: Collection, model: Path) -> Run:
+        plan, path = self.plan, self._run("reranked")
+
+        def work() -> Run:
+            reranker = load_reranker("maxsim", str(model), **plan.encoder_settings)
+            return rerank_run(
+                fused, collection, plan.split, reranker, depth=plan.depth, raw=False, tag="reranked", out=path
+            )
+
+        return self.diary.do(
+            f"rerank the first {plan.depth} of the fused run by MaxSim of the trained encoder",
+            f"rtk rerank {self._run('fused')} {self._split} --reranker maxsim --model {model} --depth {plan.depth} "
+            f"--out {path}",
+            work,
+        )  # fmt: skip
+
+    def _report(self, collection: Collection, runs: list[Run]) -> Report:
+        judgments, conventions = collection.judgments(self.plan.split), collection.conventions
+        found = [evaluate(run, judgments, MEASURES, conventions=conventions) for run in runs]
+        report = Report(
+            f"Quickstart on {collection.name}",
+            found,
+            compare(found[0], found[1:], measures=[DECIDING], seed=self.plan.seed),
+            {run.tag: recall_curve(run, judgments, conventions=conventions) for run in runs},
+            {"collection": collection.name, "split": self.plan.split},
+        )
+        for suffix in ("html", "json"):
+            write_report(report, self.out / f"report.{suffix}")
+        return report
+
+    def _summary(self, report: Report, kinds: dict[str, np.ndarray]) -> Quickstart:
+        comparison = report.comparison
+        if comparison is None:
+            raise ConfigError("a quickstart compares with BM25; the report has no comparison")
+        out, plan = self.out, self.plan
+        files = (
+            ("report", out / "report.html"), ("runs", out / "runs"), ("model", out / "model"),
+            ("its configuration", out / "train.yaml"), ("indexes", out / "bm25"), ("", out / "dense"), ("", out / "trained"),
+        )  # fmt: skip
+        rows = tuple(_row(found, comparison, kinds) for found in report.evaluations)
+        return Quickstart(
+            out, rows, comparison.note, len(comparison.qids), tuple(self.diary.steps), files, _next(plan, out)
+        )  # fmt: skip
+
+    # --- names ---
+
+    def _run(self, name: str) -> Path:
+        return self.out / "runs" / f"{name}.trec"
+
+    @property
+    def _split(self) -> str:
+        return f"--collection {self.plan.collection} --split {self.plan.split}"
+
+    def _evaluation(self) -> str:
+        runs = " ".join(str(self._run(name)) for name in ("bm25", "dense", "fused", "trained", "reranked"))
+        return f"rtk eval {runs} {self._split} --baseline {self._run('bm25')} --report {self.out / 'report.html'}"
+
+    def _written(self, run: Run, name: str) -> Run:
+        write_run(run, self._run(name))
+        return run
+
+
+def _read(collection: str, pairs: str) -> Collection:
+    """Both collections, so that the time of making them is not hidden in a later step."""
+    opened = open_collection(collection)
+    for each in (opened, open_collection(pairs)):
+        _LOG.info("%s: %d documents", each.name, len(each.documents))
+    return opened
+
+
+def _kinds(collection: Collection) -> dict[str, np.ndarray]:
+    """For each kind of question the ids of its questions; only `pydocs` tells kinds apart."""
+    if collection.name != "pydocs":
+        return {}
+    from ..eval.pydocs import test_questions
+
+    kinds = sorted({question.kind for question in test_questions()}, reverse=True)
+    return {kind: np.asarray([q.id for q in test_questions() if q.kind == kind]) for kind in kinds}
+
+
+def _row(found: Evaluation, comparison: Comparison, kinds: dict[str, np.ndarray]) -> Row:
+    means = {name: found.mean(name) for name in MEASURES}
+    values, asked = found[DECIDING], np.asarray(list(found.qids))
+    by_kind = {kind: float(values[np.isin(asked, ids)].mean()) for kind, ids in kinds.items()}
+    if found.name == comparison.baseline:
+        return Row(found.name, means, kinds=by_kind)
+    other = comparison.find(found.name, DECIDING)
+    return Row(
+        found.name, means, other.difference, other.low, other.high, other.p_fisher_holm,
+        other.verdict(comparison.alpha), other.wins, other.ties, other.losses, by_kind,
+    )  # fmt: skip
+
+
+def _next(plan: Plan, out: Path) -> tuple[str, ...]:
+    """The verbs for a collection of one's own (a folder with corpus.jsonl, queries.jsonl and qrels/)."""
+    data = "--collection my-collection --split test"
+    return (
+        "rtk index my-collection --out bm25",
+        f"rtk index my-collection --retriever {plan.model} --out dense",
+        f"rtk search bm25 {data} -k 100 --out bm25.trec",
+        f"rtk search dense {data} -k 100 --out dense.trec",
+        "rtk fuse bm25.trec dense.trec --method rrf --out fused.trec",
+        f"rtk train {out / 'train.yaml'} data.collection=my-collection output=my-model",
+        f"rtk rerank fused.trec {data} --reranker maxsim --model my-model --depth {plan.depth} --out reranked.trec",
+        f"rtk eval bm25.trec dense.trec fused.trec reranked.trec {data} --baseline bm25.trec --report report.html",
+        'rtk search dense -q "any text"',
+    )
+
+
+def format_quickstart(summary: Quickstart) -> str:
+    """The summary as plain text: the table, the times, the files, and what to type next."""
+    return "\n".join([*_table(summary), "", *_times(summary), "", *_files(summary), "", *_commands(summary)])
+
+
+def _table(summary: Quickstart) -> Iterator[str]:
+    kinds = list(summary.rows[0].kinds)
+    head = ["run", *MEASURES, *kinds, "against BM25", "95% interval", "p (Holm)", "win/tie/loss", "verdict"]
+    lines = [head, *(_cells(row, kinds) for row in summary.rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    yield from _aligned(lines, widths)
+    yield ""
+    yield f"{summary.queries} questions; all to the right of “against” is about {DECIDING}. " + summary.note
+    if kinds:
+        yield f"{' and '.join(kinds)}: mean {DECIDING} of the questions of that kind."
+
+
+def _aligned(lines: list[list[str]], widths: list[int]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        cells = [cell.ljust(width) if at in (0, len(line) - 1) else cell.rjust(width)
+                 for at, (cell, width) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
+        yield "  ".join(cells).rstrip()
+        if number == 0:
+            yield "  ".join("-" * width for width in widths)
+
+
+def _cells(row: Row, kinds: list[str]) -> list[str]:
+    values = [*(row.means[name] for name in MEASURES), *(row.kinds[kind] for kind in kinds)]
+    shown = [row.name, *(f"{value:.4f}" for value in values)]
+    if row.difference is None or row.low is None or row.high is None or row.p is None:
+        return [*shown, "", "", "", "", row.verdict]
+    p = "<.0001" if row.p < 0.0001 else f"{row.p:.4f}"
+    interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
+    return [*shown, f"{row.difference:+.4f}", interval, p, f"{row.wins}/{row.ties}/{row.losses}", row.verdict]
+
+
+def _times(summary: Quickstart) -> Iterator[str]:
+    yield f"What was done, in {summary.seconds:.0f} s:"
+    for step in summary.steps:
+        yield f"  {step.seconds:6.1f} s  {step.name}"
+        if step.command:
+            yield f"            {step.command}"
+
+
+def _files(summary: Quickstart) -> Iterator[str]:
+    yield "Files:"
+    for what, path in summary.files:
+        yield f"  {what:<18}{path}"
+
+
+def _commands(summary: Quickstart) -> Iterator[str]:
+    yield "The same for your own collection (a folder with corpus.jsonl, queries.jsonl and qrels/train.tsv, test.tsv):"
+    for command in summary.commands:
+        yield f"  {command}"
