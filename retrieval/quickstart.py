@@ -89,7 +89,8 @@ class Plan:
         }
 
     @property
-    def encoder_settings(self) -> dict[str, int]:
+    def lengths(self) -> dict[str, int]:
+        """As encoders and rerankers take them."""
         return {"query_length": self.query_length, "document_length": self.document_length}
 
 
@@ -205,15 +206,15 @@ class _Way:
         bm25 = self._search(self._index(opened, "bm25", BM25), opened, "bm25")
         dense = self._search(self._index(opened, "dense", plan.model), opened, "dense")
         fused = self.diary.do(
-            "fuse both by reciprocal ranks", f"rtk fuse {self._run('bm25')} {self._run('dense')} --out {self._run('fused')}",
+            "fuse both by reciprocal ranks",
+            f"rtk fuse {self._run('bm25')} {self._run('dense')} --out {self._run('fused')}",
             lambda: self._written(fuse([bm25, dense], depth=plan.k, tag="fused"), "fused"),
         )  # fmt: skip
         model = self._train()
         reranked = self._rerank(fused, opened, model)
         trained = self._search(self._index(opened, "trained", str(model)), opened, "trained")
-        report = self.diary.do(
-            "evaluate against BM25", self._evaluation(), lambda: self._report(opened, [bm25, dense, fused, trained, reranked])
-        )  # fmt: skip
+        runs = [bm25, dense, fused, reranked, trained]
+        report = self.diary.do("evaluate against BM25", self._evaluation(), lambda: self._report(opened, runs))
         return self._summary(report, _kinds(opened))
 
     # --- one step each ---
@@ -226,7 +227,11 @@ class _Way:
         def build() -> Retriever:
             from .encoders.load import load_encoder
 
-            encoder = None if lexical else load_encoder(retriever, **plan.encoder_settings)
+            encoder = (
+                None
+                if lexical
+                else load_encoder(retriever, query_length=plan.query_length, document_length=plan.document_length)
+            )
             index = build_index(collection, self.out / name, retriever=encoder or BM25)
             return Retriever(encoder, index, name=name)
 
@@ -256,7 +261,7 @@ class _Way:
         plan, path = self.plan, self._run("reranked")
 
         def work() -> Run:
-            reranker = load_reranker("maxsim", str(model), **plan.encoder_settings)
+            reranker = load_reranker("maxsim", str(model), **plan.lengths)
             return rerank_run(
                 fused, collection, plan.split, reranker, depth=plan.depth, raw=False, tag="reranked", out=path
             )
@@ -289,7 +294,8 @@ class _Way:
         out, plan = self.out, self.plan
         files = (
             ("report", out / "report.html"), ("runs", out / "runs"), ("model", out / "model"),
-            ("its configuration", out / "train.yaml"), ("indexes", out / "bm25"), ("", out / "dense"), ("", out / "trained"),
+            ("its configuration", out / "train.yaml"),
+            ("indexes", out / "bm25"), ("", out / "dense"), ("", out / "trained"),
         )  # fmt: skip
         rows = tuple(_row(found, comparison, kinds) for found in report.evaluations)
         return Quickstart(
@@ -306,7 +312,7 @@ class _Way:
         return f"--collection {self.plan.collection} --split {self.plan.split}"
 
     def _evaluation(self) -> str:
-        runs = " ".join(str(self._run(name)) for name in ("bm25", "dense", "fused", "trained", "reranked"))
+        runs = " ".join(str(self._run(name)) for name in ("bm25", "dense", "fused", "reranked", "trained"))
         return f"rtk eval {runs} {self._split} --baseline {self._run('bm25')} --report {self.out / 'report.html'}"
 
     def _written(self, run: Run, name: str) -> Run:

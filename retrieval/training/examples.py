@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
+import pyarrow.ipc  # pyright: ignore[reportUnusedImport] - makes pa.ipc
 
 from ... import progress
 from ...errors import DataError
