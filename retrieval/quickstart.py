@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from ..eval.measures import Evaluation, evaluate
 from ..eval.report import Report, recall_curve, write_report
 from ..eval.run import Run
 from ..eval.significance import Comparison, compare
-from ..files import check_output
+from ..files import check_output, write_json
 from .indexing import BM25, build_index
 from .rerankers.registry import load_reranker
 from .rerankers.rerank import rerank_run
@@ -40,6 +40,7 @@ T = TypeVar("T")
 DECIDING = "nDCG@10"
 MEASURES = ("nDCG@10", "RR@10", "R@10", "R@100")
 _STEPS = 11
+_MARK = "quickstart.json"
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,9 @@ def quickstart(out: str | Path, *, plan: Plan | None = None, overwrite: bool = F
         MissingExtra: the encoder's package (`minilm`) or FAISS (`cpu`) is not installed.
     """
     plan = plan or Plan()
-    out = check_output(out, overwrite=overwrite)
+    out = check_output(out, overwrite=overwrite, folder_with=_MARK)
     out.mkdir(parents=True)
+    write_json(out / _MARK, asdict(plan))  # first, so that a stopped quickstart can be replaced
     with progress.task("quickstart", _STEPS) as advance:
         return _Way(plan, out, _Diary(advance)).go()
 
