@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputExists
+from .errors import ConfigError, OutputExists
 
 __all__ = ["atomic_path", "cache_dir", "check_output", "fsync_dir", "read_json", "sha256_file", "write_json"]
 
@@ -61,17 +61,28 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
+def check_output(path: str | Path, *, overwrite: bool, folder_with: str | None = None) -> Path:
     """Return `path` ready to be written; refuse an existing one unless `overwrite`.
 
-    Files are left in place (the atomic rename replaces them); folders are removed, since a writer would add to them.
+    Files are left in place (the atomic rename replaces them). A folder is removed, since a writer would add to it, but
+    only one that holds `folder_with`, the file by which it is known as the earlier output of the same writer, or nothing.
+
+    Raises:
+        OutputExists: it is there, and not to be replaced.
+        ConfigError: it is a folder that somebody else made.
     """
     path = Path(path)
-    if path.exists():
-        if not overwrite:
-            raise OutputExists(path)
-        if path.is_dir():
-            shutil.rmtree(path)
+    if not path.exists():
+        return path
+    if not overwrite:
+        raise OutputExists(path)
+    if path.is_dir():
+        if any(path.iterdir()) and not (folder_with and (path / folder_with).exists()):
+            raise ConfigError(
+                f"{path} is a folder that this command did not make, so it is not replaced. "
+                "Remove it, or give another output"
+            )
+        shutil.rmtree(path)
     return path
 
 

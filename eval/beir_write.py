@@ -85,7 +85,8 @@ def write_beir(
     temporary.mkdir()
     try:
         _write_parts(parts, temporary, folder.resolve().name, ".gz" if compress else "")
-        check_output(folder, overwrite=overwrite)
+        names = (name for name in ("corpus.jsonl", "corpus.jsonl.gz") if (folder / name).exists())
+        check_output(folder, overwrite=overwrite, folder_with=next(names, None))
         os.rename(temporary, folder)
         fsync_dir(folder.parent)
     finally:

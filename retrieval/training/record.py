@@ -39,7 +39,7 @@ def prepare_output(config: TrainConfig, *, overwrite: bool) -> Path | None:
     """
     output = Path(config.output)
     if overwrite or not output.exists():
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, folder_with=CONFIG_FILE)
         return None
     if not (output / CONFIG_FILE).is_file() or _status(output) == "finished":
         raise OutputExists(output)
