@@ -65,7 +65,7 @@ def check_output(path: str | Path, *, overwrite: bool, folder_with: str | None =
     """Return `path` ready to be written; refuse an existing one unless `overwrite`.
 
     Files are left in place (the atomic rename replaces them). A folder is removed, since a writer would add to it, but
-    only one that is empty or holds `folder_with`, the file by which it is known as an earlier output of the same writer.
+    only one that is empty or holds `folder_with`, by which it is known as an earlier output of the same writer.
 
     Raises:
         OutputExists: it is there, and not to be replaced.

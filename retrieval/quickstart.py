@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,18 +28,19 @@ from ..eval.run import Run
 from ..eval.significance import Comparison, compare
 from ..files import check_output, write_json
 from .indexing import BM25, build_index
+from .quickstart_text import DECIDING, MEASURES, Quickstart, Row, Step
 from .rerankers.registry import load_reranker
 from .rerankers.rerank import rerank_run
 from .search import Retriever, excluded_documents
 
-__all__ = ["MEASURES", "Plan", "Quickstart", "Row", "Step", "format_quickstart", "quickstart"]
+__all__ = ["Plan", "quickstart"]
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-DECIDING = "nDCG@10"
-MEASURES = ("nDCG@10", "RR@10", "R@10", "R@100")
 _STEPS = 11
+_RECORD = "quickstart.json"
+"""In the output folder: plan and results; what --overwrite knows an earlier output by."""
 _MARK = "quickstart.json"
 
 
@@ -52,6 +53,7 @@ class Plan:
         pairs: the collection of training pairs.
         model: the encoder.
         query_length, document_length: most tokens read of each.
+        training_length: most tokens of a document in training.
         k: documents a query in every run.
         depth: how many documents of the fused run are reranked.
         steps, batch_size, learning_rate, seed: of the training.
@@ -63,6 +65,7 @@ class Plan:
     model: str = "minilm"
     query_length: int = 32
     document_length: int = 128
+    training_length: int = 64
     k: int = 100
     depth: int = 20
     steps: int = 65
@@ -76,7 +79,7 @@ class Plan:
             "method": "contrastive",
             "model": self.model,
             "data": {"collection": self.pairs, "split": "train"},
-            "lengths": {"query": self.query_length, "document": self.document_length},
+            "lengths": {"query": self.query_length, "document": self.training_length},
             "loss": [{"name": "infonce", "scale": 20.0}],
             "trainer": {
                 "per_device_train_batch_size": self.batch_size,
@@ -93,67 +96,6 @@ class Plan:
     def lengths(self) -> dict[str, int]:
         """As encoders and rerankers take them."""
         return {"query_length": self.query_length, "document_length": self.document_length}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step as it was done: what, the verb that does the same, and how long it took."""
-
-    name: str
-    command: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run in the table.
-
-    Attributes:
-        name: the run.
-        means: by measure.
-        difference, low, high, p, verdict: against BM25 by nDCG@10: mean difference, its interval, the Holm-corrected p
-            of Fisher's randomisation, and what follows; None for BM25 itself.
-        wins, ties, losses: questions better, equal and worse than with BM25.
-        kinds: mean nDCG@10 by kind of question, where the collection tells kinds apart.
-    """
-
-    name: str
-    means: dict[str, float]
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    verdict: str = "baseline"
-    wins: int = 0
-    ties: int = 0
-    losses: int = 0
-    kinds: dict[str, float] = field(default_factory=dict[str, float])
-
-
-@dataclass(frozen=True)
-class Quickstart:
-    """What came out.
-
-    Attributes:
-        rows: the table, BM25 first.
-        note: how the differences were tested.
-        queries: how many questions were judged.
-        steps: what was done, in order.
-        files: what was left where: (what, path).
-        commands: the verbs for a collection of one's own.
-    """
-
-    out: Path
-    rows: tuple[Row, ...]
-    note: str
-    queries: int
-    steps: tuple[Step, ...]
-    files: tuple[tuple[str, Path], ...]
-    commands: tuple[str, ...]
-
-    @property
-    def seconds(self) -> float:
-        return sum(step.seconds for step in self.steps)
 
 
 class _Diary:
@@ -300,9 +242,12 @@ class _Way:
             ("indexes", out / "bm25"), ("", out / "dense"), ("", out / "trained"),
         )  # fmt: skip
         rows = tuple(_row(found, comparison, kinds) for found in report.evaluations)
-        return Quickstart(
+        done = Quickstart(
             out, rows, comparison.note, len(comparison.qids), tuple(self.diary.steps), files, _next(plan, out)
         )  # fmt: skip
+        plain = {"rows": [asdict(row) for row in done.rows], "steps": [asdict(step) for step in done.steps]}
+        write_json(out / _RECORD, {"plan": asdict(plan), "finished": True, **plain})
+        return done
 
     # --- names ---
 
@@ -367,59 +312,3 @@ def _next(plan: Plan, out: Path) -> tuple[str, ...]:
         f"rtk eval bm25.trec dense.trec fused.trec reranked.trec {data} --baseline bm25.trec --report report.html",
         'rtk search dense -q "any text"',
     )
-
-
-def format_quickstart(summary: Quickstart) -> str:
-    """The summary as plain text: the table, the times, the files, and what to type next."""
-    return "\n".join([*_table(summary), "", *_times(summary), "", *_files(summary), "", *_commands(summary)])
-
-
-def _table(summary: Quickstart) -> Iterator[str]:
-    kinds = list(summary.rows[0].kinds)
-    head = ["run", *MEASURES, *kinds, "against BM25", "95% interval", "p (Holm)", "win/tie/loss", "verdict"]
-    lines = [head, *(_cells(row, kinds) for row in summary.rows)]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
-    yield from _aligned(lines, widths)
-    yield ""
-    yield f"{summary.queries} questions; all to the right of “against” is about {DECIDING}. " + summary.note
-    if kinds:
-        yield f"{' and '.join(kinds)}: mean {DECIDING} of the questions of that kind."
-
-
-def _aligned(lines: list[list[str]], widths: list[int]) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        cells = [cell.ljust(width) if at in (0, len(line) - 1) else cell.rjust(width)
-                 for at, (cell, width) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
-        yield "  ".join(cells).rstrip()
-        if number == 0:
-            yield "  ".join("-" * width for width in widths)
-
-
-def _cells(row: Row, kinds: list[str]) -> list[str]:
-    values = [*(row.means[name] for name in MEASURES), *(row.kinds[kind] for kind in kinds)]
-    shown = [row.name, *(f"{value:.4f}" for value in values)]
-    if row.difference is None or row.low is None or row.high is None or row.p is None:
-        return [*shown, "", "", "", "", row.verdict]
-    p = "<.0001" if row.p < 0.0001 else f"{row.p:.4f}"
-    interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
-    return [*shown, f"{row.difference:+.4f}", interval, p, f"{row.wins}/{row.ties}/{row.losses}", row.verdict]
-
-
-def _times(summary: Quickstart) -> Iterator[str]:
-    yield f"What was done, in {summary.seconds:.0f} s:"
-    for step in summary.steps:
-        yield f"  {step.seconds:6.1f} s  {step.name}"
-        if step.command:
-            yield f"            {step.command}"
-
-
-def _files(summary: Quickstart) -> Iterator[str]:
-    yield "Files:"
-    for what, path in summary.files:
-        yield f"  {what:<18}{path}"
-
-
-def _commands(summary: Quickstart) -> Iterator[str]:
-    yield "The same for your own collection (a folder with corpus.jsonl, queries.jsonl and qrels/train.tsv, test.tsv):"
-    for command in summary.commands:
-        yield f"  {command}"

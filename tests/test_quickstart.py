@@ -16,9 +16,10 @@ import yaml
 pytest.importorskip("faiss")
 
 from rtk import open_collection, progress, read_run
-from rtk.errors import OutputExists
+from rtk.errors import ConfigError, OutputExists
 from rtk.eval import pydocs
-from rtk.retrieval.quickstart import DECIDING, Plan, Quickstart, format_quickstart, quickstart
+from rtk.retrieval.quickstart import Plan, quickstart
+from rtk.retrieval.quickstart_text import DECIDING, Quickstart, format_quickstart
 from rtk.retrieval.search import Retriever
 
 TEXTS = ["read the file", "write json", "sort the list", "merge query", "number of documents", "date and time",
@@ -147,6 +148,20 @@ def test_last_lines_are_the_verbs_for_ones_own_collection(done: tuple[Quickstart
 def test_output_that_is_there_is_refused(done: tuple[Quickstart, list[str]]) -> None:
     with pytest.raises(OutputExists):
         quickstart(done[0].out)
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="did not make"):
+        quickstart(tmp_path, overwrite=True)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_record_says_what_was_done(done: tuple[Quickstart, list[str]]) -> None:
+    record = json.loads((done[0].out / "quickstart.json").read_text())
+    assert record["finished"] is True
+    assert record["plan"]["steps"] == 3
+    assert [row["name"] for row in record["rows"]] == [row.name for row in done[0].rows]
 
 
 def test_default_plan_trains_on_documentation_only() -> None:

@@ -33,7 +33,8 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     with session(quiet=quiet):
-        from ..quickstart import format_quickstart, quickstart
+        from ..quickstart import quickstart
+        from ..quickstart_text import format_quickstart
 
         done = quickstart(out, overwrite=overwrite)
     emit_json(dataclasses.asdict(done)) if json else emit(format_quickstart(done))
