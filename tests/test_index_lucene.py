@@ -16,7 +16,7 @@ import pytest
 from rtk.errors import MissingExtra
 from rtk.extras import available
 from rtk.ids import Ids
-from rtk.indexes import BuildPlan, append, build_lexical, delete, open_index, parse_backend
+from rtk.indexes import BuildPlan, append, build_dense, build_lexical, delete, open_index, parse_backend
 
 pytestmark = [
     pytest.mark.lucene,
@@ -121,3 +121,34 @@ def test_published_numbers(name: str, ndcg: float, recall: float, shared_data: P
     for measure, expected in (("ndcg_cut_10", ndcg), ("recall_100", recall)):
         mean = np.mean([values.get(qid, {}).get(measure, 0.0) for qid in judged])
         assert mean == pytest.approx(expected, abs=0.0005)
+
+
+_BY_PYSERINI = """
+import os, sys
+os.environ["OPENAI_API_KEY"] = "none"  # Pyserini asks for one on import
+from rtk.indexes.java import autoclass
+autoclass("java.lang.String")  # our virtual machine, without the module that Pyserini's own options ask for
+import numpy as np
+from pyserini.search.faiss import FaissSearcher
+query = np.load(sys.argv[2])
+hits = FaissSearcher(sys.argv[1], lambda text: query).search(query, 3)
+print(*(hit.docid for hit in hits))
+"""
+
+
+@pytest.mark.slow
+def test_pyserini_itself_searches_our_faiss_index(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    ids = Ids([f"d{row}" for row in range(20)])
+    plan = BuildPlan(parse_backend("faiss"))
+    index = build_dense(tmp_path / "index", ids, lambda start, stop: vectors[start:stop], plan=plan)
+    np.save(tmp_path / "query.npy", vectors[3:4])
+    done = subprocess.run(
+        [sys.executable, "-c", _BY_PYSERINI, str(tmp_path / "index"), str(tmp_path / "query.npy")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.split() == ids.take(index.search(vectors[3:4], 3).rows[0])
