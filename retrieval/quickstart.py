@@ -68,9 +68,9 @@ class Plan:
     training_length: int = 64
     k: int = 100
     depth: int = 20
-    steps: int = 65
+    steps: int = 30
     batch_size: int = 32
-    learning_rate: float = 2e-5
+    learning_rate: float = 1e-4
     seed: int = 42
 
     def training(self, output: Path) -> dict[str, Any]:
