@@ -22,7 +22,7 @@ Takes a few minutes on two cores and needs the extras cpu and minilm; no Java, n
 
   rtk quickstart
 
-  rtk quickstart --out /tmp/first --overwrite --json
+  rtk quickstart --out first --overwrite --json
 """
 
 
