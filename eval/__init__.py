@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         open_collection,
     )
     from .documents import Document, Documents
-    from .files import read_run, write_run
+    from .files import read_run, run_name, write_run
     from .fusion import fuse
     from .hard_negatives import HardNegatives, read_hard_negatives, write_hard_negatives
     from .html import to_html
@@ -109,6 +109,7 @@ _HOMES = {
     "read_queries": "beir",
     "read_queries_tsv": "msmarco",
     "read_run": "files",
+    "run_name": "files",
     "read_triples": "msmarco",
     "recall_curve": "report",
     "to_csv": "report",
@@ -176,6 +177,7 @@ __all__ = [
     "read_run",
     "read_triples",
     "recall_curve",
+    "run_name",
     "to_csv",
     "to_html",
     "to_json",

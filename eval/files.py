@@ -10,11 +10,18 @@ from .parquet import read_parquet, write_parquet
 from .run import Order, Run
 from .trec import read_trec, write_trec
 
-__all__ = ["RUN_SUFFIXES", "read_run", "write_run"]
+__all__ = ["RUN_SUFFIXES", "read_run", "run_name", "write_run"]
 
 log = logging.getLogger(__name__)
 
 RUN_SUFFIXES = (".trec", ".txt", ".run", ".trec.gz", ".txt.gz", ".run.gz", ".parquet")
+
+
+def run_name(path: str | Path) -> str:
+    """What a run in this file is called: the file's name without a run's suffix (`dl19.bm25.trec.gz` → `dl19.bm25`)."""
+    name = Path(path).name
+    found = max((suffix for suffix in RUN_SUFFIXES if name.endswith(suffix)), key=len, default="")
+    return name.removesuffix(found) or name
 
 
 def read_run(path: str | Path, *, order: Order | None = None) -> Run:

@@ -14,10 +14,13 @@ trained retriever and a MaxSim reranker, were pooled and judged by one assessor,
 no system had found. One assessor means no agreement figures; whatever nobody pooled counts as not relevant. Judged
 documents that the running Python does not have are left out and counted in a log line.
 
+Dev questions. For choosing settings: written in the same manner, other questions, each with the answers its author knew
+and no pool, so that figures on them compare systems and mean little by themselves.
+
 Training pairs. `pydocs-train` has splits `train` and `dev`, made from the documentation alone: the query is the first
 sentence of a documentation string, the document is that string without the sentence. The sentence must be cut out, or
-finding it would only take matching the string; hence a collection of its own, and `pydocs` itself has `test` only.
-Pairs whose query is near a test question (Jaccard of content words above 0.6) are dropped. A query that several
+finding it would only take matching the string; hence a collection of its own, and `pydocs` itself has `dev` and `test`.
+Pairs whose query is near a question of either (Jaccard of content words above 0.6) are dropped. A query that several
 documents begin with has all of them as positives.
 """
 
@@ -41,9 +44,19 @@ from .collection import CollectionBase, Queries
 from .documents import Document, Documents, cached_documents
 from .judgments import Judgments, read_beir_qrels
 
-__all__ = ["PYDOCS", "PYDOCS_TRAIN", "PyDocs", "PyDocsTrain", "Question", "open_pydocs", "test_questions"]
+__all__ = [
+    "PYDOCS",
+    "PYDOCS_TRAIN",
+    "PyDocs",
+    "PyDocsTrain",
+    "Question",
+    "dev_questions",
+    "open_pydocs",
+    "test_questions",
+]
 
 _LOG = logging.getLogger(__name__)
+_QUESTIONS = ("data/pydocs-questions.jsonl", "data/pydocs-dev.jsonl")
 _HERE = files(__name__.rpartition(".")[0])
 
 PYDOCS, PYDOCS_TRAIN = "pydocs", "pydocs-train"
@@ -64,7 +77,7 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 @dataclass(frozen=True)
 class Question:
-    """A test question; `kind` is "plain" or "paraphrase"."""
+    """A question; `kind` is "plain" or "paraphrase" for those of the test, "dev" for the others."""
 
     id: str
     text: str
@@ -81,18 +94,23 @@ class PyDocs(CollectionBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self.name, self.splits = PYDOCS, ("test",)
+        self.name, self.splits = PYDOCS, ("dev", "test")
 
     def _documents(self) -> Documents:
         return Documents(cached_documents(_key(PYDOCS), _extract, source=PYDOCS, check=_check), path=PYDOCS)
 
     def _queries(self) -> Queries:
-        questions = test_questions()
+        questions = (*dev_questions(), *test_questions())
         return Queries([question.id for question in questions], [question.text for question in questions])
 
     def _judgments(self, split: str) -> Judgments:
+        if split == "dev":
+            return self._present(Judgments.from_dict({row["_id"]: dict.fromkeys(row["answers"], 1) for row in _dev()}))
         with as_file(_data("pydocs-judgments.tsv")) as path:
-            judged = read_beir_qrels(path)
+            return self._present(read_beir_qrels(path))
+
+    def _present(self, judged: Judgments) -> Judgments:
+        """Without the documents that this Python does not have."""
         grades = {qid: dict(found) for qid, found in judged.items()}
         there = self.documents.rows(judged.vocabulary) >= 0
         missing = {name for name, found in zip(judged.vocabulary, there.tolist(), strict=True) if not found}
@@ -118,7 +136,7 @@ class PyDocsTrain(CollectionBase):
         """The cache folder, which also holds queries.json: {query: [document ids]}."""
         source = PyDocs().documents
         return cached_documents(
-            (PYDOCS_TRAIN, PAIRS, source.fingerprint, _digest("data/pydocs-questions.jsonl")),
+            (PYDOCS_TRAIN, PAIRS, source.fingerprint, *map(_digest, _QUESTIONS)),
             lambda: (pair.document for pair in _all_pairs(source)),
             source=PYDOCS_TRAIN,
             finish=lambda folder: _write_queries(folder, source),
@@ -167,6 +185,16 @@ def test_questions() -> tuple[Question, ...]:
     return tuple(Question(row["_id"], row["text"], row["kind"]) for row in map(json.loads, lines))
 
 
+def dev_questions() -> tuple[Question, ...]:
+    """The dev questions, in their order."""
+    return tuple(Question(row["_id"], row["text"], "dev") for row in _dev())
+
+
+@cache
+def _dev() -> tuple[dict[str, Any], ...]:
+    return tuple(map(json.loads, _data("pydocs-dev.jsonl").read_text(encoding="utf-8").splitlines()))
+
+
 def _extract() -> Iterator[Document]:
     """Run the extraction in a fresh interpreter."""
     with as_file(_HERE / "pydocs_extract.py") as script:
@@ -193,7 +221,7 @@ def _check(documents: Documents) -> None:
 
 def _all_pairs(documents: Iterable[Document]) -> list[_Pair]:
     """Every usable pair, in order of document."""
-    tests = [content_words(question.text) for question in test_questions()]
+    tests = [content_words(question.text) for question in (*dev_questions(), *test_questions())]
     pairs = [pair for document in documents if (pair := _pair(document)) is not None]
     counts: dict[str, int] = {}
     for pair in pairs:

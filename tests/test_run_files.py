@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rtk.errors import DataError
 from rtk.eval import blocks, trec
-from rtk.eval.files import read_run, write_run
+from rtk.eval.files import read_run, run_name, write_run
 from rtk.eval.run import Run
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Z", "Cc"]), min_size=1, max_size=8)
@@ -233,3 +233,11 @@ def test_a_full_disk_leaves_no_half_run(tmp_path: Path, monkeypatch: pytest.Monk
                 write_run(run, tmp_path / name)
         assert (tmp_path / name).read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "a.trec"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a/dl19.bm25.trec.gz", "dl19.bm25"), ("x.parquet", "x"), ("run.txt", "run"), ("odd.name", "odd.name")],
+)
+def test_a_run_is_called_by_its_file(file: str, name: str) -> None:
+    assert run_name(file) == name

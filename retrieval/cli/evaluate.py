@@ -130,13 +130,13 @@ def _preset(name: str | None) -> Any:
 
 def _read(paths: list[Path], order: str | None) -> dict[Path, Any]:
     """The runs by path, each under a name of its own: the file's, with as much of its path as tells it apart."""
-    from ...eval import read_run
+    from ...eval import read_run, run_name
 
     if order not in (None, "score", "rank"):
         raise ConfigError(f"--order {order!r}: expected score or rank")
     if len(set(paths)) != len(paths):
         raise ConfigError("a run is given twice")
-    short = {path: path.name.split(".")[0] for path in paths}
+    short = {path: run_name(path) for path in paths}
     twice = {name for name, count in Counter(short.values()).items() if count > 1}
     names = {path: str(path) if name in twice else name for path, name in short.items()}
     return {path: read_run(path, order=order).replace(tag=names[path]) for path in paths}  # pyright: ignore[reportArgumentType]

@@ -45,7 +45,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     with session(quiet=quiet):
-        from ...eval import fuse, read_run, write_run
+        from ...eval import fuse, read_run, run_name, write_run
         from ...files import check_output
 
         check_output(out, overwrite=overwrite)
@@ -57,7 +57,7 @@ def command(
             missing=missing,  # pyright: ignore[reportArgumentType]
             k=k,
             depth=depth,
-            tag=out.name.split(".")[0],
+            tag=run_name(out),
         )
         write_run(fused, out)
     if json:

@@ -60,7 +60,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     with session(quiet=quiet):
-        from ...eval import open_collection, read_run, write_run
+        from ...eval import open_collection, read_run, run_name, write_run
         from ...files import check_output
         from ..mining import mine
 
@@ -81,7 +81,7 @@ def command(
             per_query=per_query,
             choice=choice,  # pyright: ignore[reportArgumentType] - checked by mine
             seed=seed,
-            tag=out.name.split(".")[0],
+            tag=run_name(out),
         )
         write_run(negatives, out)
     if json:

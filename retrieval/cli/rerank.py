@@ -93,6 +93,7 @@ def _counts(report: Any) -> dict[str, Any]:
 
 
 def _settings(depth: int, cut: bool, on_error: str, raw: bool, out: Path) -> Any:
+    from ...eval import run_name
     from ..rerankers import RerankSettings
 
     return RerankSettings(
@@ -100,7 +101,7 @@ def _settings(depth: int, cut: bool, on_error: str, raw: bool, out: Path) -> Any
         below="cut" if cut else "keep",
         on_error=on_error,  # pyright: ignore[reportArgumentType] - checked by RerankSettings
         raw=raw,
-        tag=out.name.split(".")[0],
+        tag=run_name(out),
     )
 
 

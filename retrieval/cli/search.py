@@ -86,7 +86,7 @@ def _show(retriever: Any, text: str, k: int, collection: str | None, *, json: bo
 def _write(
     retriever: Any, collection: str | None, split: str, k: int, out: Path, *, overwrite: bool, json: bool
 ) -> Any:
-    from ...eval import open_collection, write_run
+    from ...eval import open_collection, run_name, write_run
     from ...files import check_output
     from ..search import excluded_documents
 
@@ -95,7 +95,7 @@ def _write(
     check_output(out, overwrite=overwrite)
     opened = open_collection(collection)
     queries = opened.queries(split)
-    run = retriever.run(queries, k, tag=out.name.split(".")[0], exclude=excluded_documents(opened, queries))
+    run = retriever.run(queries, k, tag=run_name(out), exclude=excluded_documents(opened, queries))
     write_run(run, out)
     short = int(((run.offsets[1:] - run.offsets[:-1]) == 0).sum())
     if json:
