@@ -25,10 +25,10 @@ from ..eval.fusion import fuse
 from ..eval.measures import Evaluation, evaluate
 from ..eval.report import Report, recall_curve, write_report
 from ..eval.run import Run
-from ..eval.significance import Comparison, compare
+from ..eval.significance import Comparison, compare, holm
 from ..files import check_output, write_json
 from .indexing import BM25, build_index
-from .quickstart_text import DECIDING, MEASURES, Quickstart, Row, Step
+from .quickstart_text import DECIDING, MEASURES, Effect, Quickstart, Row, Step
 from .rerankers.registry import load_reranker
 from .rerankers.rerank import rerank_run
 from .search import Retriever, excluded_documents
@@ -242,10 +242,12 @@ class _Way:
             ("indexes", out / "bm25"), ("", out / "dense"), ("", out / "trained"),
         )  # fmt: skip
         rows = tuple(_row(found, comparison, kinds) for found in report.evaluations)
+        effects = _effects({found.name: found for found in report.evaluations}, plan.seed)
         done = Quickstart(
-            out, rows, comparison.note, len(comparison.qids), tuple(self.diary.steps), files, _next(plan, out)
+            out, rows, effects, comparison.note, len(comparison.qids), tuple(self.diary.steps), files, _next(plan, out)
         )  # fmt: skip
-        plain = {"rows": [asdict(row) for row in done.rows], "steps": [asdict(step) for step in done.steps]}
+        parts = {"rows": done.rows, "effects": done.effects, "steps": done.steps}
+        plain = {name: [asdict(each) for each in part] for name, part in parts.items()}
         write_json(out / _RECORD, {"plan": asdict(plan), "finished": True, **plain})
         return done
 
@@ -296,6 +298,20 @@ def _row(found: Evaluation, comparison: Comparison, kinds: dict[str, np.ndarray]
         found.name, means, other.difference, other.low, other.high, other.p_fisher_holm,
         other.verdict(comparison.alpha), other.wins, other.ties, other.losses, by_kind,
     )  # fmt: skip
+
+
+def _effects(found: dict[str, Evaluation], seed: int) -> tuple[Effect, ...]:
+    """What training did to the encoder, and what MaxSim did to the fused run."""
+    asked = (("training", "dense", "trained"), ("reranking", "fused", "reranked"))
+    compared = [
+        compare(found[before], [found[after]], measures=[DECIDING], seed=seed).differences[0]
+        for _, before, after in asked
+    ]
+    corrected = holm(np.asarray([each.p_fisher for each in compared]))
+    return tuple(
+        Effect(what, before, after, each.difference, each.low, each.high, float(p))
+        for (what, before, after), each, p in zip(asked, compared, corrected, strict=True)
+    )
 
 
 def _next(plan: Plan, out: Path) -> tuple[str, ...]:

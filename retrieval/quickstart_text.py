@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["DECIDING", "MEASURES", "Quickstart", "Row", "Step", "format_quickstart"]
+__all__ = ["DECIDING", "MEASURES", "Effect", "Quickstart", "Row", "Step", "format_quickstart"]
 
 DECIDING = "nDCG@10"
 """What the runs are compared by."""
@@ -49,11 +49,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """What one step changed: mean difference of nDCG@10 from run `before` to run `after`, its 95% interval, and the
+    p of Fisher's randomisation, Holm-corrected over the effects."""
+
+    what: str
+    before: str
+    after: str
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """ "a gain", "a loss" or "no difference shown", at 0.05."""
+        return "no difference shown" if self.p >= 0.05 else "a gain" if self.difference > 0 else "a loss"
+
+
+@dataclass(frozen=True)
 class Quickstart:
     """What came out.
 
     Attributes:
         rows: the table, BM25 first.
+        effects: what training and reranking did.
         note: how the differences were tested.
         queries: how many questions were judged.
         steps: what was done, in order.
@@ -63,6 +83,7 @@ class Quickstart:
 
     out: Path
     rows: tuple[Row, ...]
+    effects: tuple[Effect, ...]
     note: str
     queries: int
     steps: tuple[Step, ...]
@@ -87,6 +108,11 @@ def _table(summary: Quickstart) -> Iterator[str]:
     yield from _aligned(lines, widths)
     yield ""
     yield f"{summary.queries} questions; all to the right of “against” is about {DECIDING}. " + summary.note
+    for each in summary.effects:
+        yield (
+            f"{each.what} ({each.before} → {each.after}): {each.difference:+.4f} [{each.low:+.4f}, {each.high:+.4f}], "
+            f"p (Holm) {_p(each.p)}: {each.verdict}"
+        )
     if kinds:
         yield f"{' and '.join(kinds)}: mean {DECIDING} of the questions of that kind."
 
@@ -105,9 +131,12 @@ def _cells(row: Row, kinds: list[str]) -> list[str]:
     shown = [row.name, *(f"{value:.4f}" for value in values)]
     if row.difference is None or row.low is None or row.high is None or row.p is None:
         return [*shown, "", "", "", "", row.verdict]
-    p = "<.0001" if row.p < 0.0001 else f"{row.p:.4f}"
     interval = f"[{row.low:+.4f}, {row.high:+.4f}]"
-    return [*shown, f"{row.difference:+.4f}", interval, p, f"{row.wins}/{row.ties}/{row.losses}", row.verdict]
+    return [*shown, f"{row.difference:+.4f}", interval, _p(row.p), f"{row.wins}/{row.ties}/{row.losses}", row.verdict]
+
+
+def _p(value: float) -> str:
+    return "<.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _times(summary: Quickstart) -> Iterator[str]:

@@ -174,6 +174,21 @@ class TestQuestions:
             open_collection("pydoc")
 
 
+class TestDevQuestions:
+    def test_each_has_an_answer_and_none_is_near_a_test_question(self, collection: Collection) -> None:
+        tests = [pydocs.content_words(question.text) for question in pydocs.test_questions()]
+        judgments = collection.judgments("dev")
+        assert len(pydocs.dev_questions()) > 50
+        for question in pydocs.dev_questions():
+            assert judgments.relevant(question.id), question.text
+            assert not pydocs._near(question.text, tests), question.text
+
+    def test_each_has_its_own_id(self, collection: Collection) -> None:
+        dev, test = collection.queries("dev").ids, collection.queries("test").ids
+        assert not set(dev) & set(test)
+        assert len(collection.queries()) == len(dev) + len(test)
+
+
 class TestJudgments:
     def test_every_question_has_an_answer_and_a_pool(self, collection: Collection) -> None:
         judgments = collection.judgments("test")
@@ -205,8 +220,9 @@ class TestJudgments:
 
 
 class TestNothingLeaks:
-    def test_no_training_query_is_near_a_test_question(self, training: Collection) -> None:
-        tests = [pydocs.content_words(question.text) for question in pydocs.test_questions()]
+    def test_no_training_query_is_near_a_question(self, training: Collection) -> None:
+        questions = (*pydocs.dev_questions(), *pydocs.test_questions())
+        tests = [pydocs.content_words(question.text) for question in questions]
         assert {len(words) > 0 for words in tests} == {True}
         for split in training.splits:
             for _, text in training.queries(split):

@@ -98,6 +98,17 @@ def test_a_loss_is_shown_as_a_loss(done: tuple[Quickstart, list[str]]) -> None:
     assert line.endswith("worse")
 
 
+def test_effects_of_training_and_reranking_are_told_by_name(done: tuple[Quickstart, list[str]]) -> None:
+    summary = done[0]
+    means = {row.name: row.means[DECIDING] for row in summary.rows}
+    for effect in summary.effects:
+        assert effect.difference == pytest.approx(means[effect.after] - means[effect.before])
+    assert [effect.what for effect in summary.effects] == ["training", "reranking"]
+    lost = dataclasses.replace(summary.effects[0], difference=-0.1, low=-0.2, high=-0.05, p=0.001)
+    text = format_quickstart(dataclasses.replace(summary, effects=(lost,)))
+    assert "training (dense → trained): -0.1000 [-0.2000, -0.0500], p (Holm) 0.0010: a loss" in text
+
+
 def test_reranked_run_is_the_fused_one_in_another_order(done: tuple[Quickstart, list[str]]) -> None:
     fused, reranked = (read_run(done[0].out / "runs" / f"{name}.trec") for name in ("fused", "reranked"))
     for entry in fused:
