@@ -67,7 +67,7 @@ class Plan:
     document_length: int = 128
     training_length: int = 64
     k: int = 100
-    depth: int = 20
+    depth: int = 10
     steps: int = 30
     batch_size: int = 32
     learning_rate: float = 1e-4
