@@ -259,10 +259,11 @@ def test_candidate_losses_equal_those_of_sentence_transformers(name: str, tiny_c
 
 def in_batch(model: object, size: int | None) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients with dropout on, from one seed."""
+    from rtk.retrieval.losses.context import LossContext
     from rtk.retrieval.losses.modules import make_loss
     from rtk.retrieval.losses.options import InfoNCEOptions
 
-    loss = make_loss(model, [InfoNCEOptions(name="infonce")], mini_batch_size=size)
+    loss = make_loss("bi-encoder", [InfoNCEOptions(name="infonce")], LossContext(model), mini_batch_size=size)
     texts = [["file read", "cell", "wing flow", "heat"], ["read the file", "a cell", "wing", "heat of air"]]
     model.zero_grad()
     model.eval()  # dropout draws per forward: compare without it

@@ -154,9 +154,9 @@ def test_the_best_checkpoint_is_kept_and_patience_stops(config: dict):
 
 def interrupted(config: dict, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run `config` until the loss of step `at` + 1, as if the process had been killed there."""
-    from rtk.retrieval.training import trainer
+    from rtk.retrieval.training import loops
 
-    original = trainer._Batches.compute_loss
+    original = loops._Loop.compute_loss
 
     def stop(self: Any, *given: Any, **settings: Any) -> Any:
         if self.state.global_step == at:
@@ -164,17 +164,25 @@ def interrupted(config: dict, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return original(self, *given, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Batches, "compute_loss", stop)
+        patch.setattr(loops._Loop, "compute_loss", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "cross-encoder"])
+def loss_state(output: Path, step: int) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(output / "checkpoints" / f"checkpoint-{step}" / "loss.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "cross-encoder", "learned scale"])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     config: dict, tiny_models: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
     if kind == "cross-encoder":
         config = reranker(config, tiny_models, "listnet")
+    if kind == "learned scale":
+        config["loss"] = [{"name": "infonce", "learn_scale": True}]
     config["trainer"]["max_steps"] = 12
     whole = train({**config, "output": config["output"] + "-whole"})
     interrupted(config, 7, monkeypatch)  # the checkpoint of step 6 is in the middle of the third epoch's batches
@@ -183,6 +191,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(halves).items())
     assert record(halves)["evaluations"] == record(whole)["evaluations"]
+    if kind == "learned scale":
+        states = [loss_state(output, 12) for output in (whole, halves)]
+        assert [*states[0]] == ["stateful.0.scorer.log_scale"]
+        assert torch.equal(*(state["stateful.0.scorer.log_scale"] for state in states))
+        assert float(states[0]["stateful.0.scorer.log_scale"]) != float(torch.tensor(20.0).log())
+
+
+def test_matryoshka_sums_the_loss_over_truncations(config: dict):
+    config |= {"matryoshka": {"dims": [32, 8], "weights": [1, 0.5]}, "evaluation": None}
+    output = train(config, "trainer.logging_steps=2", "trainer.save_steps=6")
+    state = json.loads((output / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
+    entry = state["log_history"][0]
+    assert entry["loss"] == pytest.approx(entry["infonce@32"] + entry["infonce@8"], abs=1e-3)
+    with pytest.raises(ConfigError, match="the largest is 16, the model has 32"):
+        train({**config, "output": config["output"] + "2", "matryoshka": {"dims": [16]}})
 
 
 def test_another_configuration_does_not_resume(config: dict, monkeypatch: pytest.MonkeyPatch):
@@ -267,15 +290,15 @@ import json, sys
 import torch
 from pathlib import Path
 torch.set_num_threads(1)
-from rtk.retrieval.training import trainer
+from rtk.retrieval.training import loops, trainer
 
-seen, original = [], trainer._Batches.compute_loss
+seen, original = [], loops._Loop.compute_loss
 
 def watch(self, model, inputs, *rest, **settings):
     seen.append([int(inputs["label"]["number"][0]), inputs["query_input_ids"].tolist()])
     return original(self, model, inputs, *rest, **settings)
 
-trainer._Batches.compute_loss = watch
+loops._Loop.compute_loss = watch
 config = json.loads(Path(sys.argv[1]).read_text())
 trainer.train(config)
 import os
@@ -295,6 +318,7 @@ def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: d
     script.write_text(_TWO)
     sgd = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4}  # Adam blows rounding up where a gradient is 0
     config = {**config, "model": str(model), "evaluation": {**config["evaluation"], "every": 2}}
+    config["loss"] = [{"name": "infonce", "learn_scale": True}]  # a parameter of the loss, which DDP knows nothing of
     for processes in (1, 2):
         trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
         path = tmp_path / f"{processes}.json"
@@ -311,4 +335,7 @@ def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: d
     expected = weights(tmp_path / "by-1")
     for name, value in weights(tmp_path / "by-2").items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    scales = [loss_state(tmp_path / f"by-{count}", 4)["stateful.0.scorer.log_scale"] for count in (1, 2)]
+    torch.testing.assert_close(scales[0], scales[1], rtol=1e-5, atol=0)
+    assert float(scales[0]) != float(torch.tensor(20.0).log())
     assert record(tmp_path / "by-2")["processes"] == 2

@@ -1,13 +1,12 @@
 """Thin modules that carry the pure losses through sentence-transformers' trainers.
 
-One encoding of the batch, any weighted sum of terms over it.
+One encoding of the batch, any weighted sum of terms over it. A loss that does not fit that stands alone (WHOLE_LOSSES).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import importlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,119 +16,64 @@ from sentence_transformers.util import batch_to_device
 from sentence_transformers.util.distributed import all_gather_with_grad, get_rank, get_world_size
 from torch import Tensor, nn
 
-from .contrastive import in_batch_scores, info_nce
-from .options import BinaryOptions, InfoNCEOptions, LambdaOptions, LossOptions, RankNetOptions
-from .ranking import Lambda, binary_cross_entropy, lambda_loss, list_net, listwise_softmax, rank_net
+from .batch import CandidateBatch, DenseBatch, Side
+from .candidate_terms import CANDIDATE_TERMS
+from .context import LossContext
+from .dense_terms import DENSE_TERMS
+from .options import LOSSES, Family, LossOptions
 
-__all__ = ["CandidateBatch", "CandidateLoss", "DenseBatch", "InBatchLoss", "Side", "make_loss"]
+__all__ = ["WHOLE_LOSSES", "CandidateLoss", "InBatchLoss", "candidate_scores", "make_loss", "own_state", "wants_texts"]
 
-Side = Mapping[str, Tensor]
-"""What a batch carries beside its texts, by name: `allowed` (B, D) bool, `labels` and one teacher a name (B, 1 + k)."""
-
-
-@dataclass(frozen=True)
-class DenseBatch:
-    """What a bi-encoder's loss term sees.
-
-    Attributes:
-        queries: (B, dim), this process's.
-        documents: (D, dim) of all processes: every positive, then every first negative, and so on.
-        own: (B, 1 + k) columns of each query's positive and negatives in `documents`.
-        side: see `Side`.
-    """
-
-    queries: Tensor
-    documents: Tensor
-    own: Tensor
-    side: Side = field(default_factory=dict[str, Tensor])
+WHOLE_LOSSES: dict[str, str] = {}
+"""Losses that stand alone: name → "module:maker" beside this file; maker(model, options, context) gives the module."""
 
 
-@dataclass(frozen=True)
-class CandidateBatch:
-    """What a reranker's loss term sees: `scores` and `labels` (B, N), and `side`."""
+class _TermLoss(nn.Module):
+    """Terms with their options; those that are modules are trained, saved and loaded with the loss."""
 
-    scores: Tensor
-    labels: Tensor
-    side: Side = field(default_factory=dict[str, Tensor])
-
-
-DenseTerm = Callable[[DenseBatch], Tensor]
-CandidateTerm = Callable[[CandidateBatch], Tensor]
-
-
-def _info_nce(options: LossOptions) -> DenseTerm:
-    chosen = cast(InfoNCEOptions, options)
-
-    def term(batch: DenseBatch) -> Tensor:
-        scores = in_batch_scores(
-            batch.queries, batch.documents, similarity=chosen.similarity, scale=chosen.resolved_scale
-        )
-        allowed = batch.side.get("allowed") if chosen.mask_false_negatives else None
-        return info_nce(scores, batch.own[:, 0], allowed)
-
-    return term
-
-
-def _listwise(function: Callable[..., Tensor], **settings: Any) -> CandidateTerm:
-    call = partial(function, **settings)
-    return lambda batch: call(batch.scores, batch.labels)
-
-
-def _binary(options: LossOptions) -> CandidateTerm:
-    return _listwise(binary_cross_entropy, positive_weight=cast(BinaryOptions, options).positive_weight)
-
-
-def _rank_net(options: LossOptions) -> CandidateTerm:
-    return _listwise(rank_net, pair_weight=cast(RankNetOptions, options).pair_weight)
-
-
-def _lambda(options: LossOptions) -> CandidateTerm:
-    chosen = cast(LambdaOptions, options)
-    settings = Lambda(chosen.scheme, chosen.k, chosen.mu, chosen.sigma)
-    return _listwise(lambda_loss, settings=settings)
-
-
-DENSE_TERMS: dict[str, Callable[[LossOptions], DenseTerm]] = {"infonce": _info_nce}
-CANDIDATE_TERMS: dict[str, Callable[[LossOptions], CandidateTerm]] = {
-    "binary-cross-entropy": _binary,
-    "listnet": lambda options: _listwise(list_net),
-    "listwise-softmax": lambda options: _listwise(listwise_softmax),
-    "ranknet": _rank_net,
-    "lambda": _lambda,
-}
-
-
-class _Described(nn.Module):
-    """What sentence-transformers' model card asks a loss."""
-
-    options: Sequence[LossOptions]
+    def __init__(self, options: Sequence[LossOptions], terms: Sequence[Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self.options = tuple(options)
+        self.terms = tuple(terms)
+        self.stateful = nn.ModuleList(term for term in terms if isinstance(term, nn.Module))
 
     def get_config_dict(self) -> dict[str, Any]:
+        """What sentence-transformers' model card asks a loss."""
         return {item.name: item.model_dump(exclude={"name"}) for item in self.options}
 
-    def _named(self, values: Iterable[Tensor]) -> dict[str, Tensor]:
+    def _weighted(self, batch: Any, suffix: str = "", weight: float = 1.0) -> dict[str, Tensor]:
         """Weighted values by name; the trainer sums and logs them. A name that comes twice gets a number."""
         result: dict[str, Tensor] = {}
-        for item, value in zip(self.options, values, strict=True):
+        for item, term in zip(self.options, self.terms, strict=True):
             name = item.name if item.name not in result else f"{item.name}-{len(result)}"
-            result[name] = item.weight * value
+            result[name + suffix] = weight * item.weight * term(batch).mean()
         return result
 
 
-class InBatchLoss(_Described, CachedLossMixin):
+class InBatchLoss(_TermLoss, CachedLossMixin):
     """A weighted sum of terms over one encoding of queries and documents, those of other processes included.
 
     Args:
         model: the sentence-transformers model.
         options: the terms.
+        context: see `LossContext`.
         mini_batch_size: with a value, gradients are cached (GradCache) in chunks of so many texts.
+        matryoshka: (dimensions, weight) pairs; every term holds for each truncation (Kusupati et al. 2022, eq. 1).
     """
 
-    def __init__(self, model: nn.Module, options: Sequence[LossOptions], mini_batch_size: int | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Sequence[LossOptions],
+        context: LossContext | None = None,
+        *,
+        mini_batch_size: int | None = None,
+        matryoshka: Sequence[tuple[int, float]] = (),
+    ) -> None:
+        context = context or LossContext(model)
+        super().__init__(options, [DENSE_TERMS[item.name](item, context) for item in options])
         self.model = model
-        self.options = tuple(options)
-        self.terms = [DENSE_TERMS[item.name](item) for item in options]
+        self.matryoshka = tuple(matryoshka)
         self.uses_gradient_cache = mini_batch_size is not None
         self.mini_batch_size = mini_batch_size or 0
 
@@ -142,14 +86,20 @@ class InBatchLoss(_Described, CachedLossMixin):
     def from_embeddings(self, columns: Sequence[Tensor], side: Side) -> dict[str, Tensor]:
         """The weighted terms. `columns` are (B, dim): queries, positives, and each hard negative."""
         queries, *documents = columns
-        size, width = len(queries), len(documents)
+        rows_here, width = len(queries), len(documents)
         several = get_world_size() > 1
         gathered = [all_gather_with_grad(column) for column in documents] if several else documents
         everyone = len(gathered[0])
-        rows = get_rank() * size + torch.arange(size, device=queries.device)
+        rows = get_rank() * rows_here + torch.arange(rows_here, device=queries.device)
         own = rows[:, None] + everyone * torch.arange(width, device=queries.device)[None, :]
-        batch = DenseBatch(queries, torch.cat(gathered), own, side)
-        return self._named(term(batch) for term in self.terms)
+        everything = torch.cat(gathered)
+        if not self.matryoshka:
+            return self._weighted(DenseBatch(queries, everything, own, side))
+        values: dict[str, Tensor] = {}
+        for size, weight in self.matryoshka:
+            batch = DenseBatch(queries[:, :size], everything[:, :size], own, side)
+            values |= self._weighted(batch, f"@{size}", weight)
+        return values
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
         """The sum over the whole batch from its chunks; called by the gradient cache."""
@@ -162,36 +112,55 @@ class InBatchLoss(_Described, CachedLossMixin):
         return total
 
 
-class CandidateLoss(_Described):
+class CandidateLoss(_TermLoss):
     """A weighted sum of terms over a reranker's logits for each query's candidates.
 
     Args:
         model: the sentence-transformers CrossEncoder with one logit; the loss is on raw logits.
         options: the terms.
+        context: see `LossContext`.
     """
 
-    def __init__(self, model: nn.Module, options: Sequence[LossOptions]) -> None:
-        super().__init__()
+    def __init__(self, model: nn.Module, options: Sequence[LossOptions], context: LossContext | None = None) -> None:
+        context = context or LossContext(model)
+        super().__init__(options, [CANDIDATE_TERMS[item.name](item, context) for item in options])
         self.model = model
-        self.options = tuple(options)
-        self.terms = [CANDIDATE_TERMS[item.name](item) for item in options]
 
     def forward(self, inputs: Sequence[Any], labels: Side, **preprocessing: Any) -> dict[str, Tensor]:
         """(queries, documents of each query: N everywhere) and the batch's `Side` → the terms by name."""
-        queries, documents = inputs
-        pairs = [
-            (query, document) for query, candidates in zip(queries, documents, strict=True) for document in candidates
-        ]
-        model = cast(Any, self.model)
-        device = next(model.parameters()).device
-        features = batch_to_device(model.preprocess(pairs, **preprocessing), device)
-        scores = model(features)["scores"].float().view(len(queries), -1)
-        batch = CandidateBatch(scores, labels["labels"].to(device), labels)
-        return self._named(term(batch) for term in self.terms)
+        scores = candidate_scores(self.model, inputs, **preprocessing)
+        return self._weighted(CandidateBatch(scores, labels["labels"].to(scores.device), labels))
 
 
-def make_loss(model: nn.Module, options: Sequence[LossOptions], *, mini_batch_size: int | None = None) -> nn.Module:
-    """The module for these terms, which are all of one family."""
-    if all(item.name in DENSE_TERMS for item in options):
-        return InBatchLoss(model, options, mini_batch_size)
-    return CandidateLoss(model, options)
+def candidate_scores(model: nn.Module, inputs: Sequence[Any], **preprocessing: Any) -> Tensor:
+    """Raw logits (B, N) float32 of a CrossEncoder for (queries, documents of each query: N everywhere)."""
+    queries, documents = inputs
+    pairs = [(query, document) for query, candidates in zip(queries, documents, strict=True) for document in candidates]
+    encoder = cast(Any, model)
+    features = batch_to_device(encoder.preprocess(pairs, **preprocessing), next(encoder.parameters()).device)
+    return encoder(features)["scores"].float().view(len(queries), -1)
+
+
+def make_loss(
+    family: Family, options: Sequence[LossOptions], context: LossContext, *, mini_batch_size: int | None = None
+) -> nn.Module:
+    """The module for these losses of a configuration that was checked."""
+    first = options[0]
+    if LOSSES[first.name].alone:
+        module, _, maker = WHOLE_LOSSES[first.name].partition(":")
+        return getattr(importlib.import_module(f".{module}", __package__), maker)(context.model, first, context)
+    if family == "cross-encoder":
+        return CandidateLoss(context.model, options, context)
+    block = getattr(context.config, "matryoshka", None)
+    dims = [] if block is None else list(zip(block.dims, block.weights or (1.0,) * len(block.dims), strict=True))
+    return InBatchLoss(context.model, options, context, mini_batch_size=mini_batch_size, matryoshka=dims)
+
+
+def own_state(loss: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a loss that are not those of the model in training."""
+    return {name: value for name, value in loss.state_dict().items() if not name.startswith("model.")}
+
+
+def wants_texts(loss: nn.Module) -> bool:
+    """Whether the loss, or a term of it, wants the batch's texts in its side values."""
+    return any(getattr(part, "wants_texts", False) for part in (loss, *getattr(loss, "terms", ())))

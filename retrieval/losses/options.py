@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-__all__ = ["LOSSES", "Family", "LossEntry", "LossOptions"]
+__all__ = ["LOSSES", "Family", "LossEntry", "LossOptions", "ScoredOptions", "TeacherOptions"]
 
 Family = Literal["bi-encoder", "cross-encoder"]
 
@@ -21,16 +21,32 @@ class LossOptions(BaseModel):
     weight: PositiveFloat = 1.0
 
 
-class InfoNCEOptions(LossOptions):
-    """`scale` multiplies the similarity (1 / temperature): None means 20 for cosine and 1 for dot."""
+class ScoredOptions(LossOptions):
+    """A bi-encoder's scores: scale · similarity.
+
+    `scale` (1 / temperature) is 20 for cosine and 1 for dot where it is None; with `learn_scale` it is where a trained
+    scale begins, which losses against a teacher's logits need when the model normalises its vectors.
+    """
 
     similarity: Literal["cosine", "dot"] = "cosine"
     scale: PositiveFloat | None = None
-    mask_false_negatives: bool = True
+    learn_scale: bool = False
 
     @property
     def resolved_scale(self) -> float:
         return self.scale if self.scale is not None else 20.0 if self.similarity == "cosine" else 1.0
+
+
+class TeacherOptions(LossOptions):
+    """`teacher`: the score columns that teach (stems of the files under data.runs.teachers), averaged; None is all."""
+
+    teacher: str | tuple[str, ...] | None = None
+
+
+class InfoNCEOptions(ScoredOptions):
+    """`mask_false_negatives`: labelled positives of the query and copies of its positive are no negatives."""
+
+    mask_false_negatives: bool = True
 
 
 class BinaryOptions(LossOptions):
@@ -56,17 +72,24 @@ class LambdaOptions(LossOptions):
 
 @dataclass(frozen=True)
 class LossEntry:
-    """A registered loss: who can use it and what it can be told."""
+    """A registered loss: who can use it and what it can be told.
 
-    family: Family
+    Attributes:
+        families: the kinds of model that it trains.
+        options: what stands in the configuration.
+        alone: it is no term of a sum but a loss of its own (it needs more than one encoding of the batch).
+    """
+
+    families: tuple[Family, ...]
     options: type[LossOptions]
+    alone: bool = False
 
 
 LOSSES: dict[str, LossEntry] = {
-    "infonce": LossEntry("bi-encoder", InfoNCEOptions),
-    "binary-cross-entropy": LossEntry("cross-encoder", BinaryOptions),
-    "listnet": LossEntry("cross-encoder", LossOptions),
-    "listwise-softmax": LossEntry("cross-encoder", LossOptions),
-    "ranknet": LossEntry("cross-encoder", RankNetOptions),
-    "lambda": LossEntry("cross-encoder", LambdaOptions),
+    "infonce": LossEntry(("bi-encoder",), InfoNCEOptions),
+    "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions),
+    "listnet": LossEntry(("cross-encoder",), LossOptions),
+    "listwise-softmax": LossEntry(("cross-encoder",), LossOptions),
+    "ranknet": LossEntry(("cross-encoder",), RankNetOptions),
+    "lambda": LossEntry(("cross-encoder",), LambdaOptions),
 }

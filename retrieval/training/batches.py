@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..sampling import BatchKey, Draw, MixtureSampler, Sampler, ShuffledSampler
 from ..sampling.shuffled import Shuffling
 from .blocks import Block, RandomSampling
 from .examples import TrainingTable
 
-__all__ = ["CandidateExamples", "DenseExamples", "Row", "SideCollator", "allowed_documents", "make_sampler"]
+__all__ = ["CandidateExamples", "DenseExamples", "Row", "allowed_documents", "make_sampler"]
 
 
 def make_sampler(
@@ -47,16 +46,23 @@ def _shuffled(table: TrainingTable, block: Any, batch_size: int, seed: int, part
 
 _SAMPLERS: dict[type[Block], Callable[[TrainingTable, Any, int, int, int], Sampler]] = {RandomSampling: _shuffled}
 
-Row = tuple[dict[str, Any], dict[str, np.ndarray]]
+Row = tuple[dict[str, Any], dict[str, Any]]
 """The text columns of one example, and its side values."""
 
 
 @dataclass(frozen=True)
 class _Examples:
-    """A map-style dataset whose keys are batches."""
+    """A map-style dataset whose keys are batches.
+
+    Attributes:
+        tables: one a collection.
+        sampler: says what is in a batch.
+        texts: put the texts themselves beside the batch too, for losses that ask another model about them.
+    """
 
     tables: Sequence[TrainingTable]
     sampler: Sampler
+    texts: bool = False
 
     def __len__(self) -> int:
         return self.sampler.batches_per_epoch * self.sampler.batch_size
@@ -69,19 +75,22 @@ class _Examples:
         draw = self.sampler.draw(key.number)
         table = self.tables[draw.part]
         mine = slice(key.start, key.stop)
-        side = {"labels": _labels(table, draw)[mine], "number": np.full(len(key), key.number)}
+        side: dict[str, Any] = {"labels": _labels(table, draw)[mine], "number": np.full(len(key), key.number)}
+        side |= {"rows": draw.rows[mine], "part": np.full(len(key), draw.part), "document_rows": draw.documents[mine]}
         side |= {name: _at_entries(values, draw)[mine] for name, values in table.scores.items() if name != "labels"}
         queries = [table.query_texts[row] for row in table.queries[draw.rows[mine]].tolist()]
         shape = draw.documents[mine].shape
         flat = table.documents.texts(draw.documents[mine].ravel())
         texts = [flat[start : start + shape[1]] for start in range(0, len(flat), shape[1])]
+        if self.texts:
+            side |= {"query_texts": queries, "document_texts": texts}
         return self._rows(queries, texts, side, table, draw, mine)
 
     def _rows(
         self,
         queries: list[str],
         texts: list[list[str]],
-        side: dict[str, np.ndarray],
+        side: dict[str, Any],
         table: TrainingTable,
         draw: Draw,
         mine: slice,
@@ -101,7 +110,7 @@ class DenseExamples(_Examples):
         self,
         queries: list[str],
         texts: list[list[str]],
-        side: dict[str, np.ndarray],
+        side: dict[str, Any],
         table: TrainingTable,
         draw: Draw,
         mine: slice,
@@ -124,7 +133,7 @@ class CandidateExamples(_Examples):
         self,
         queries: list[str],
         texts: list[list[str]],
-        side: dict[str, np.ndarray],
+        side: dict[str, Any],
         table: TrainingTable,
         draw: Draw,
         mine: slice,
@@ -170,21 +179,3 @@ def allowed_documents(table: TrainingTable, draw: Draw, mine: slice) -> np.ndarr
     allowed[:, : len(draw)] &= keys[mine][:, None] != keys[None, :]
     allowed[np.arange(len(rows)), np.arange(len(draw))[mine]] = True
     return allowed
-
-
-class SideCollator:
-    """Collates texts as sentence-transformers does, and puts the side values under `label` as a dict of tensors.
-
-    Args:
-        texts: sentence-transformers' collator of the text columns.
-    """
-
-    def __init__(self, texts: Any) -> None:
-        self.texts = texts
-        self.valid_label_columns: list[str] = []
-
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        batch = self.texts([columns for columns, _ in rows])
-        names = rows[0][1].keys()
-        batch["label"] = {name: torch.from_numpy(np.stack([side[name] for _, side in rows])) for name in names}
-        return batch

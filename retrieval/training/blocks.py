@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-__all__ = ["Block", "Data", "Evaluation", "Lengths", "Part", "RandomSampling", "Runs"]
+__all__ = [
+    "Block",
+    "Data",
+    "Evaluation",
+    "Lengths",
+    "Lora",
+    "Matryoshka",
+    "Optimizer",
+    "Part",
+    "RandomSampling",
+    "Runs",
+]
 
 
 class Block(BaseModel):
@@ -88,6 +108,52 @@ class RandomSampling(Block):
     negatives: NonNegativeInt | None = None
     missing_negatives: Literal["random", "drop"] = "random"
     deduplicate: bool = True
+
+
+class Matryoshka(Block):
+    """Losses over the first dimensions of the vectors (Kusupati et al. 2022), summed by weight.
+
+    Attributes:
+        dims: how many dimensions, the full number among them.
+        weights: one for each of `dims`; None is 1 each.
+    """
+
+    dims: tuple[PositiveInt, ...]
+    weights: tuple[PositiveFloat, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Matryoshka:
+        if not self.dims or len(set(self.dims)) < len(self.dims):
+            raise ValueError("dims are different numbers, at least one")
+        if self.weights is not None and len(self.weights) != len(self.dims):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.dims)} dims")
+        return self
+
+
+class Optimizer(Block):
+    """LAMB (You et al. 2020), for large batches; learning rate, weight decay and schedule come from `trainer`."""
+
+    name: Literal["lamb"]
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: PositiveFloat = 1e-6
+
+
+class Lora(Block):
+    """Low-rank adapters (Hu et al. 2022) through peft.
+
+    Attributes:
+        rank: of the two factors.
+        alpha: the update counts alpha / rank.
+        dropout: on the adapters' input.
+        target_modules: names of the layers; None is peft's choice for the architecture, "all-linear" is all of them.
+        merge: write a plain model with the adapters merged in; else a model that needs peft to load.
+    """
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | str | None = None
+    merge: bool = True
 
 
 class Evaluation(Block):

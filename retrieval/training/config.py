@@ -27,7 +27,7 @@ from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, ValidationErro
 from ...errors import ConfigError, DataError, nearest
 from ..losses.options import LOSSES, LossOptions
 from .arguments import trainer_problems
-from .blocks import Block, Data, Evaluation, Lengths, RandomSampling
+from .blocks import Block, Data, Evaluation, Lengths, Lora, Matryoshka, Optimizer, RandomSampling
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys
 
@@ -44,6 +44,9 @@ class TrainConfig(Block):
         loss: the terms that are summed, each an options object of `LOSSES`.
         mini_batch_size: forward passes of this many texts with cached gradients (GradCache): memory for a small
             batch, loss of the whole one. Bi-encoders only.
+        matryoshka: the losses also hold for the vectors' first so many dimensions. Bi-encoders only.
+        optimizer: an optimiser of ours in place of the trainer's.
+        lora: train low-rank adapters in place of the weights.
         trainer: sentence-transformers training arguments.
         output: the folder that the model is written to.
     """
@@ -55,6 +58,9 @@ class TrainConfig(Block):
     sampling: SerializeAsAny[Block] = RandomSampling()
     loss: tuple[SerializeAsAny[LossOptions], ...]
     mini_batch_size: PositiveInt | None = None
+    matryoshka: Matryoshka | None = None
+    optimizer: Optimizer | None = None
+    lora: Lora | None = None
     evaluation: Evaluation | None = None
     trainer: dict[str, Any]
     output: str
@@ -230,7 +236,7 @@ def _attempt(model: type[Any], values: Mapping[str, Any], place: str, problems: 
 def _known_names(values: Mapping[str, Any], method: Method) -> list[str]:
     """Losses that do not exist, or that the method's kind of model cannot use."""
     problems: list[str] = []
-    fitting = [name for name, entry in LOSSES.items() if entry.family == method.family]
+    fitting = [name for name, entry in LOSSES.items() if method.family in entry.families]
     losses = values.get("loss")
     for number, item in enumerate(losses if isinstance(losses, list) else []):
         name = item.get("name") if isinstance(item, Mapping) else item
@@ -240,8 +246,8 @@ def _known_names(values: Mapping[str, Any], method: Method) -> list[str]:
             problems.append(f"loss.{number}.name: unknown loss {name!r}{nearest(name, fitting)}")
         elif name not in fitting:
             problems.append(
-                f"loss.{number}.name: {name!r} is for a {LOSSES[name].family}, method {method.name!r} trains a "
-                f"{method.family}; it takes {', '.join(fitting)}"
+                f"loss.{number}.name: {name!r} is for a {' or a '.join(LOSSES[name].families)}, method {method.name!r} "
+                f"trains a {method.family}; it takes {', '.join(fitting)}"
             )
     return problems
 
@@ -265,8 +271,15 @@ def _cross_checks(config: TrainConfig) -> list[str]:
             problems.append("evaluation.run: a cross-encoder reranks; give the run that holds its candidates")
         if (config.lengths.query is None) != (config.lengths.document is None):
             problems.append("lengths: a cross-encoder cuts the pair to query + document tokens; give both or none")
+        if config.matryoshka:
+            problems.append("matryoshka: is about vectors; a cross-encoder has none")
         if config.mini_batch_size:
             problems.append("mini_batch_size: gradient caching is for bi-encoders; lower the batch size instead")
+    alone = [item.name for item in config.loss if LOSSES[item.name].alone]
+    if alone and len(config.loss) > 1:
+        problems.append(f"loss: {alone[0]!r} stands alone, it cannot be summed with others")
+    if alone and (config.mini_batch_size or config.matryoshka):
+        problems.append(f"loss: {alone[0]!r} takes neither mini_batch_size nor matryoshka")
     every = config.evaluation.every if config.evaluation else 0
     save_steps = config.trainer.get("save_steps", every)
     if every and (not isinstance(save_steps, int) or save_steps % every):

@@ -20,13 +20,20 @@ class Method:
         name: what a configuration says under `method`.
         family: the kind of model it trains; it decides the trainer, the losses that fit and the layout of a batch.
         defaults: configuration values that hold where the user gives none.
-        sampling: what can stand under `sampling`; it knows how to make the sampler (see `sampling.make_sampler`).
+        sampling: what can stand under `sampling`; `batches.make_sampler` makes the sampler from it.
+        examples: what a batch holds (`batches.EXAMPLES`); None is the family's own.
+        prepare: "module:function" in `rtk.retrieval`, called with (model, configuration) after loading; returns the
+            model to train.
+        finish: the same, called before the model is saved; returns the model to save.
     """
 
     name: str
     family: Family
     defaults: Mapping[str, Any] = field(default_factory=dict)
     sampling: type[Block] = RandomSampling
+    examples: str | None = None
+    prepare: str | None = None
+    finish: str | None = None
 
 
 METHODS: dict[str, Method] = {

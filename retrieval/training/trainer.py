@@ -8,34 +8,26 @@ is a preset in `methods.py`; it never needs a trainer of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
-from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
-from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
+from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
-from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
-from ... import progress
-from ...errors import BackendError, ConfigError
-from ..losses.modules import make_loss
-from ..losses.options import InfoNCEOptions
-from ..sampling import BatchSampler
+from ...errors import ConfigError
+from ..losses.context import LossContext
+from ..losses.modules import make_loss, wants_texts
 from . import record
-from .batches import CandidateExamples, DenseExamples, SideCollator, make_sampler
+from .batches import make_sampler
+from .blocks import Optimizer
 from .config import TrainConfig, load_config
-from .data import open_tables
 from .evaluation import open_evaluator
-from .examples import TrainingTable
+from .kinds import EXAMPLES
+from .loops import BiEncoderTrainer, CrossEncoderLoop, Progress
+from .models import finish_model, load_model, score
 
 __all__ = ["train"]
 
@@ -65,15 +57,15 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
         arguments = _arguments(config, resuming=True)
         _LOG.info("resuming from %s", checkpoint)
     with arguments.main_process_first(local=False):
-        tables = open_tables(config.data.parts())
+        tables = EXAMPLES[config.preset.examples or config.preset.family].open(config)
     evaluator = open_evaluator(config.evaluation, config.preset.family, config.lengths)
     trainer = _make_trainer(config, arguments, tables, evaluator)
     if arguments.process_index == 0:
-        record.start(config, tables, processes=arguments.world_size, score=_score(config))
+        record.start(config, tables, processes=arguments.world_size, score=score(config))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     output = Path(config.output)
     if arguments.process_index == 0:
-        trainer.model.save_pretrained(str(output))
+        finish_model(trainer.model, config).save_pretrained(str(output))
         record.finish(config, _results(trainer))
     trainer.accelerator.wait_for_everyone()
     return output
@@ -129,10 +121,12 @@ def _arguments(config: TrainConfig, *, resuming: bool) -> Any:
         raise ConfigError(f"sentence-transformers refuses these trainer arguments: {error}") from error
 
 
-def _make_trainer(config: TrainConfig, arguments: Any, tables: list[TrainingTable], evaluator: Any) -> Any:
-    bi_encoder = config.preset.family == "bi-encoder"
+def _make_trainer(config: TrainConfig, arguments: Any, tables: Sequence[Any], evaluator: Any) -> Any:
     set_seed(config.seed)  # a new head is random
-    model = _load_bi_encoder(config) if bi_encoder else _load_cross_encoder(config)
+    model = load_model(config)
+    kind = EXAMPLES[config.preset.examples or config.preset.family]
+    context = LossContext(model, tables, config)
+    loss = make_loss(config.preset.family, config.loss, context, mini_batch_size=config.mini_batch_size)
     weights = [part.weight for part in config.data.parts()]
     sampler = make_sampler(
         tables,
@@ -141,167 +135,27 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: list[TrainingTabl
         seed=config.seed,
         weights=None if None in weights else cast("list[float]", weights),
     )
-    callbacks: list[TrainerCallback] = [_Progress()]
+    callbacks: list[TrainerCallback] = [Progress()]
     if config.evaluation and config.evaluation.patience:
         callbacks.append(EarlyStoppingCallback(config.evaluation.patience))
-    kind = _BiEncoderTrainer if bi_encoder else _CrossEncoderTrainer
-    trainer = kind(
+    trainer = (BiEncoderTrainer if config.preset.family == "bi-encoder" else CrossEncoderLoop)(
         model=model,
         args=arguments,
-        examples=(DenseExamples if bi_encoder else CandidateExamples)(tables, sampler),
-        loss=make_loss(model, config.loss, mini_batch_size=config.mini_batch_size),
+        examples=kind.examples(tables, sampler, texts=wants_texts(loss)),
+        metrics=context.metrics,
+        optimizer=_optimizer(config.optimizer),
+        loss=loss,
         evaluator=evaluator,
-        data_collator=_collator(model, config),
+        data_collator=kind.collator(model, config),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints; our log has the same
     return trainer
 
 
-def _model_path(config: TrainConfig) -> str:
-    if config.model != "minilm":
-        return config.model
-    from ..encoders.load import load_minilm_path
+def _optimizer(block: Optimizer | None) -> tuple[type, dict[str, Any]] | None:
+    if block is None:
+        return None
+    from .lamb import Lamb
 
-    return str(load_minilm_path())
-
-
-def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
-    try:
-        model = SentenceTransformer(_model_path(config))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model: {config.model!r} does not load as a SentenceTransformer: {error}") from error
-    similarity = _score(config)["similarity"]
-    if similarity is not None:
-        model.similarity_fn_name = similarity
-    ends = type(list(model.children())[-1]).__name__
-    for item in config.loss:
-        if isinstance(item, InfoNCEOptions) and ends == "Normalize" and item.resolved_scale < 5:
-            _LOG.warning(
-                "the model normalises its vectors, so that scores lie within ±%g: too flat for a softmax to learn "
-                "from. Give the loss a scale (20 is usual), or take the last module off.",
-                item.resolved_scale,
-            )
-    return model
-
-
-def _load_cross_encoder(config: TrainConfig) -> CrossEncoder:
-    lengths = config.lengths
-    length = lengths.query + lengths.document if lengths.query and lengths.document else None
-    try:
-        return CrossEncoder(_model_path(config), num_labels=1, max_length=length)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model: {config.model!r} does not load as a CrossEncoder: {error}") from error
-
-
-def _score(config: TrainConfig) -> dict[str, Any]:
-    """What the model's scores are in this training."""
-    if config.preset.family == "cross-encoder":
-        return {"similarity": None, "scale": 1.0, "what": "raw logits"}
-    first = next((item for item in config.loss if isinstance(item, InfoNCEOptions)), None)
-    if first is None:
-        return {"similarity": None, "scale": 1.0, "what": "the model's own similarity"}
-    return {
-        "similarity": first.similarity,
-        "scale": first.resolved_scale,
-        "what": "scale times similarity, in the loss",
-    }
-
-
-def _collator(model: Any, config: TrainConfig) -> SideCollator:
-    if config.preset.family == "cross-encoder":
-        return SideCollator(CrossEncoderDataCollator(preprocess_fn=model.preprocess))
-    widest = 1 + max(getattr(config.sampling, "negatives", None) or 1, 1)
-    documents = ["positive", *(f"negative_{number}" for number in range(1, widest))]
-    own = model.prompts or {}
-    lengths = {"query": config.lengths.query, "document": config.lengths.document}
-    return SideCollator(
-        SentenceTransformerDataCollator(
-            preprocess_fn=model.preprocess,
-            router_mapping={"query": "query", **dict.fromkeys(documents, "document")},
-            prompts={
-                column: prompt
-                for column in ["query", *documents]
-                if (prompt := own.get("query" if column == "query" else "document"))
-            },
-            max_length={task: length for task, length in lengths.items() if length},
-        )
-    )
-
-
-class _Progress(TrainerCallback):
-    """Tells steps to whoever listens to progress."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._advance: progress.Advance = lambda amount: None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._advance = self._stack.enter_context(progress.task("train", state.max_steps))
-        self._advance(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._advance(1)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            _LOG.info(
-                "step %d: %s", state.global_step, ", ".join(f"{key} {value}" for key, value in (logs or {}).items())
-            )
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stack.close()
-
-
-class _Batches:
-    """What our batches need of a sentence-transformers trainer; mixed into each kind, so that none is copied."""
-
-    def __init__(self, *, examples: Any, **settings: Any) -> None:
-        self._examples = examples
-        super().__init__(**settings)
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Our keys in place of row numbers. Each process takes its own slots, so accelerate must not divide again."""
-        trainer = cast(Any, self)
-        args = trainer.args
-        keys = BatchSampler(self._examples.sampler, args.process_index, args.world_size)
-        loader = DataLoader(
-            self._examples,
-            batch_sampler=cast(Any, keys),
-            collate_fn=trainer.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
-        return prepare_data_loader(
-            loader, device=trainer.accelerator.device, num_processes=1, process_index=0, put_on_device=True
-        )
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **settings: Any) -> Any:
-        """As above us, and stop at a loss that is no number."""
-        number = int(inputs["label"]["number"][0])
-        found = cast(Any, super()).compute_loss(model, inputs, *rest, **settings)
-        loss = found[0] if isinstance(found, tuple) else found
-        if not bool(torch.isfinite(loss)):
-            qids, step = self._examples.qids(number), cast(Any, self).state.global_step + 1
-            raise BackendError(
-                f"the loss is {float(loss.detach())} at step {step} (batch {number}, queries "
-                f"{', '.join(qids[:64])}{' …' if len(qids) > 64 else ''}). The last checkpoint is whole; a lower "
-                "learning rate, bf16 instead of fp16, or max_grad_norm are the usual remedies."
-            )
-        return found
-
-    def _load_best_model(self) -> None:
-        """Without the silence above us: a best model that does not load is an error."""
-        trainer = cast(Any, self)
-        _LOG.info("best checkpoint: %s (%s)", trainer.state.best_model_checkpoint, trainer.state.best_metric)
-        trainer._load_from_checkpoint(trainer.state.best_model_checkpoint)
-
-
-class _BiEncoderTrainer(_Batches, SentenceTransformerTrainer):
-    pass
-
-
-class _CrossEncoderTrainer(_Batches, CrossEncoderTrainer):
-    pass
+    return Lamb, {"betas": block.betas, "eps": block.epsilon}

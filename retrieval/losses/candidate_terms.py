@@ -1,0 +1,50 @@
+"""The terms over a query's candidates: a reranker's logits, or a bi-encoder's scores of each query's own documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor
+
+from .batch import CandidateBatch, CandidateTerm
+from .context import LossContext
+from .options import BinaryOptions, LambdaOptions, LossOptions, RankNetOptions
+from .ranking import Lambda, binary_cross_entropy, lambda_loss, list_net, listwise_softmax, rank_net
+
+__all__ = ["CANDIDATE_TERMS", "MakeCandidateTerm"]
+
+MakeCandidateTerm = Callable[[LossOptions, LossContext], CandidateTerm]
+
+
+def _listwise(function: Callable[..., Tensor], **settings: Any) -> CandidateTerm:
+    call = partial(function, **settings)
+
+    def term(batch: CandidateBatch) -> Tensor:
+        return call(batch.scores, batch.labels)
+
+    return term
+
+
+def _binary(options: LossOptions, context: LossContext) -> CandidateTerm:
+    return _listwise(binary_cross_entropy, positive_weight=cast(BinaryOptions, options).positive_weight)
+
+
+def _rank_net(options: LossOptions, context: LossContext) -> CandidateTerm:
+    return _listwise(rank_net, pair_weight=cast(RankNetOptions, options).pair_weight)
+
+
+def _lambda(options: LossOptions, context: LossContext) -> CandidateTerm:
+    chosen = cast(LambdaOptions, options)
+    settings = Lambda(chosen.scheme, chosen.k, chosen.mu, chosen.sigma)
+    return _listwise(lambda_loss, settings=settings)
+
+
+CANDIDATE_TERMS: dict[str, MakeCandidateTerm] = {
+    "binary-cross-entropy": _binary,
+    "listnet": lambda options, context: _listwise(list_net),
+    "listwise-softmax": lambda options, context: _listwise(listwise_softmax),
+    "ranknet": _rank_net,
+    "lambda": _lambda,
+}

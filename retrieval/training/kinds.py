@@ -1,0 +1,41 @@
+"""What a batch of a method is made of: where its examples come from, what they hold, how they become model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .batches import CandidateExamples, DenseExamples
+from .collate import SideCollator, candidate_collator, dense_collator
+from .config import TrainConfig
+from .data import open_tables
+
+__all__ = ["EXAMPLES", "ExampleKind"]
+
+
+@dataclass(frozen=True)
+class ExampleKind:
+    """A kind of examples.
+
+    Attributes:
+        open: configuration → the sources, one a collection, each with `name`, `fingerprint` and `report` (a
+            dataclass of counts).
+        examples: (sources, sampler, texts=bool) → the dataset whose keys are batches.
+        collator: (model, configuration) → what makes model inputs of its rows.
+    """
+
+    open: Callable[[TrainConfig], Sequence[Any]]
+    examples: Callable[..., Any]
+    collator: Callable[[Any, TrainConfig], SideCollator]
+
+
+def _tables(config: TrainConfig) -> Sequence[Any]:
+    return open_tables(config.data.parts())
+
+
+EXAMPLES: dict[str, ExampleKind] = {
+    "bi-encoder": ExampleKind(_tables, DenseExamples, dense_collator),
+    "cross-encoder": ExampleKind(_tables, CandidateExamples, candidate_collator),
+}
+"""By name; a method without one of its own has its family's."""

@@ -1,0 +1,109 @@
+"""The model that a configuration trains, ready for its method."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.cross_encoder import CrossEncoder
+
+from ...errors import ConfigError
+from ..losses.options import ScoredOptions
+from .config import TrainConfig
+
+__all__ = ["finish_model", "load_model", "model_path", "score"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def load_model(config: TrainConfig) -> Any:
+    """Load the model, put adapters on it where asked for, and let the method prepare it.
+
+    Raises:
+        ConfigError: it does not load as what the method trains.
+    """
+    bi_encoder = config.preset.family == "bi-encoder"
+    model = _load_bi_encoder(config) if bi_encoder else _load_cross_encoder(config)
+    if config.lora:
+        from .lora import add_lora
+
+        add_lora(model, config.lora)
+    return _call(config.preset.prepare, model, config)
+
+
+def finish_model(model: Any, config: TrainConfig) -> Any:
+    """What is saved: adapters merged where asked for, and what the method makes of it."""
+    if config.lora and config.lora.merge:
+        from .lora import merge_lora
+
+        merge_lora(model)
+    return _call(config.preset.finish, model, config)
+
+
+def _call(place: str | None, model: Any, config: TrainConfig) -> Any:
+    if place is None:
+        return model
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(f"...{module}", __package__), function)(model, config)
+
+
+def model_path(config: TrainConfig) -> str:
+    """What sentence-transformers loads: a path or a hub id."""
+    if config.model != "minilm":
+        return config.model
+    from ..encoders.load import load_minilm_path
+
+    return str(load_minilm_path())
+
+
+def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
+    try:
+        model = SentenceTransformer(model_path(config))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: {config.model!r} does not load as a SentenceTransformer: {error}") from error
+    similarity = score(config)["similarity"]
+    if similarity is not None:
+        model.similarity_fn_name = similarity
+    ends = type(list(model.children())[-1]).__name__
+    for item in config.loss:
+        if isinstance(item, ScoredOptions) and ends == "Normalize" and item.resolved_scale < 5 and not item.learn_scale:
+            _LOG.warning(
+                "the model normalises its vectors, so that scores lie within ±%g: too flat for a softmax to learn "
+                "from. Give the loss a scale (20 is usual), or take the last module off.",
+                item.resolved_scale,
+            )
+    _check_dims(model, config)
+    return model
+
+
+def _check_dims(model: SentenceTransformer, config: TrainConfig) -> None:
+    """Matryoshka's numbers of dimensions against the model's."""
+    full = model.get_embedding_dimension()
+    if config.matryoshka and full is not None and max(config.matryoshka.dims) != full:
+        raise ConfigError(f"matryoshka.dims: the largest is {max(config.matryoshka.dims)}, the model has {full}")
+
+
+def _load_cross_encoder(config: TrainConfig) -> CrossEncoder:
+    lengths = config.lengths
+    length = lengths.query + lengths.document if lengths.query and lengths.document else None
+    try:
+        return CrossEncoder(model_path(config), num_labels=1, max_length=length)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: {config.model!r} does not load as a CrossEncoder: {error}") from error
+
+
+def score(config: TrainConfig) -> dict[str, Any]:
+    """What the model's scores are in this training."""
+    if config.preset.family == "cross-encoder":
+        return {"similarity": None, "scale": 1.0, "what": "raw logits"}
+    first = next((item for item in config.loss if isinstance(item, ScoredOptions)), None)
+    if first is None:
+        return {"similarity": None, "scale": 1.0, "what": "the model's own similarity"}
+    return {
+        "similarity": first.similarity,
+        "scale": first.resolved_scale,
+        "learn_scale": first.learn_scale,
+        "what": "scale times similarity, in the loss",
+    }
