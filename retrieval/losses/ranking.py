@@ -35,13 +35,14 @@ def binary_cross_entropy(
     return costs.mean() if valid is None else costs[valid].mean()
 
 
-def list_net(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
-    """ListNet, top-one: L = −mean_b Σ_i softmax(y)_i log softmax(s)_i (Cao et al. 2007, eq. 5).
+def list_net(scores: Tensor, labels: Tensor, valid: Tensor | None = None, *, epsilon: float = 0.0) -> Tensor:
+    """ListNet, top-one: L = −mean_b Σ_i softmax(y)_i log( softmax(s)_i + ε ) (Cao et al. 2007, eq. 5).
 
-    The labels' distribution is a constant: no gradient flows into it.
+    The labels' distribution is a constant: no gradient flows into it. ε > 0 only reproduces code that has it (1e-6 in
+    TAS-Balanced's): it stops the gradient of documents that the model has given up.
     """
     targets = _masked(labels.detach().to(scores.dtype), valid).softmax(dim=1)
-    return _cross_entropy(scores, targets, valid)
+    return _cross_entropy(scores, targets, valid, epsilon)
 
 
 def listwise_softmax(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -152,9 +153,11 @@ def _masked(values: Tensor, valid: Tensor | None) -> Tensor:
     return values if valid is None else values.masked_fill(~valid, -torch.inf)
 
 
-def _cross_entropy(scores: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
-    """−mean_b Σ_i targets_i log softmax(scores)_i; padding has target 0 and probability 0."""
+def _cross_entropy(scores: Tensor, targets: Tensor, valid: Tensor | None, epsilon: float = 0.0) -> Tensor:
+    """−mean_b Σ_i targets_i log( softmax(scores)_i + ε ); padding has target 0 and probability 0."""
     log_probabilities = _masked(scores, valid).log_softmax(dim=1)
+    if epsilon:
+        log_probabilities = (log_probabilities.exp() + epsilon).log()
     costs = targets * log_probabilities if valid is None else torch.where(valid, targets * log_probabilities, 0.0)
     return -costs.sum(dim=1).mean()
 
