@@ -13,7 +13,7 @@ import pytest
 from rtk import extras
 from rtk.retrieval.cli.main import run as program
 
-VERBS = ("index", "search", "rerank", "train", "eval", "encode", "mine", "fuse", "quickstart", "doctor")
+VERBS = ("index", "search", "rerank", "train", "eval", "encode", "mine", "fuse", "soup", "quickstart", "doctor")
 
 
 @pytest.fixture
