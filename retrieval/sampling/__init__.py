@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from .base import BatchKey, BatchSampler, Draw, Sampler
+from .clusters import Clusters, read_clusters, write_clusters
 from .mixture import MixtureSampler
 from .shuffled import ShuffledSampler
+from .topic_aware import TopicAwareSampler
 
-__all__ = ["BatchKey", "BatchSampler", "Draw", "MixtureSampler", "Sampler", "ShuffledSampler"]
+__all__ = [
+    "BatchKey",
+    "BatchSampler",
+    "Clusters",
+    "Draw",
+    "MixtureSampler",
+    "Sampler",
+    "ShuffledSampler",
+    "TopicAwareSampler",
+    "read_clusters",
+    "write_clusters",
+]

@@ -196,7 +196,9 @@ def _key(ids: Ids, texts: Sequence[str], encoder: Any, settings: KMeans) -> str 
     if not isinstance(encoder, DenseAdapter):
         return None
     weights = fingerprint(side_modules(encoder.model, "query"))
-    head = f"clusters {_FORMAT}\n{settings}\n{weights}\n{encoder.query}\n{encoder.normalise} {encoder.model.truncate_dim}"
+    head = (
+        f"clusters {_FORMAT}\n{settings}\n{weights}\n{encoder.query}\n{encoder.normalise} {encoder.model.truncate_dim}"
+    )
     digest = hashlib.sha256(head.encode())
     for text in (text for pair in zip(ids, texts, strict=True) for text in pair):
         data = text.encode()

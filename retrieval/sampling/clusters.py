@@ -10,9 +10,10 @@ from __future__ import annotations
 import gzip
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 
@@ -61,8 +62,8 @@ class Clusters:
     unknown: int = 0
 
     @classmethod
-    def from_assignment(cls, ids: Ids, assignment: np.ndarray, clusters: int) -> Clusters:
-        """Clusters from the number of each query's cluster.
+    def from_assignment(cls, ids: Ids, assignment: np.ndarray, clusters: int, *, unknown: int = 0) -> Clusters:
+        """Clusters from the number of each query's cluster; members keep the order of `ids`.
 
         Args:
             ids: (n,) query ids.
@@ -70,7 +71,7 @@ class Clusters:
         """
         order = np.argsort(assignment, kind="stable")
         counts = np.bincount(assignment, minlength=clusters)
-        return cls(Ids(ids.take(order)), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        return cls(Ids(ids.take(order)), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), unknown)
 
     def __len__(self) -> int:
         """The number of clusters, empty ones included."""
@@ -115,15 +116,16 @@ def write_clusters(clusters: Clusters, path: str | Path) -> None:
         DataError: an id with white space (or, in a .csv, a comma), which the format cannot hold.
     """
     separator = "," if _by_commas(path) else None
-    with atomic_path(path) as temporary:
-        # mtime 0: equal clusters give equal files
-        with gzip.GzipFile(temporary, "wb", mtime=0) if temporary.suffix == ".gz" else open(temporary, "wb") as handle:
-            for ids in clusters:
-                line = (separator or " ").join(ids)
-                if (line.split(separator) if line else []) != ids:
-                    bad = next(name for name in ids if name.split(separator) != [name])
-                    raise DataError(f"query id {bad!r} cannot stand in a file of clusters: it holds a separator")
-                handle.write(line.encode() + b"\n")
+    with atomic_path(path) as temporary, ExitStack() as stack:
+        handle: IO[bytes] = stack.enter_context(open(temporary, "wb"))
+        if temporary.suffix == ".gz":  # no name and no time: equal clusters give equal files
+            handle = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=handle, mtime=0))  # type: ignore[assignment]
+        for ids in clusters:
+            line = (separator or " ").join(ids)
+            if (line.split(separator) if line else []) != ids:
+                bad = next(name for name in ids if name.split(separator) != [name])
+                raise DataError(f"query id {bad!r} cannot stand in a file of clusters: it holds a separator")
+            handle.write(line.encode() + b"\n")
 
 
 def read_clusters(path: str | Path, known: Ids | None = None, *, unknown: Unknown = "error") -> Clusters:
@@ -181,8 +183,8 @@ def _restrict(clusters: Clusters, known: Ids, unknown: Unknown, path: Path) -> C
     named = ", ".join(repr(clusters.ids[int(row)]) for row in strange[:_EXAMPLES])
     if unknown == "error" or len(strange) == len(rows):
         raise DataError(
-            f"{len(strange)} of {len(rows)} query ids are unknown ({named}{', …' if len(strange) > _EXAMPLES else ''}); "
-            "the clusters must be of these queries. Where the file covers more queries than the split, "
+            f"{len(strange)} of {len(rows)} query ids are unknown "
+            f"({named}{', …' if len(strange) > _EXAMPLES else ''}); the clusters must be of these queries. Where the file covers more queries than the split, "
             "sampling.unknown_queries: count leaves the others out.",
             path=path,
             line=int(numbers[strange[0]]) + 1,

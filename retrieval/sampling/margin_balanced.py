@@ -260,9 +260,7 @@ def _write(folder: Path, table: TrainingTable, teachers: Sequence[str], bins: in
     widest = int(np.diff(table.offsets).max(initial=0))
     small = np.min_scalar_type(widest)
     positives = int(table.positives.sum(dtype=np.int64))
-    order = np.lib.format.open_memmap(
-        folder / "order.npy", mode="w+", dtype=small, shape=(len(table.entries),)
-    )
+    order = np.lib.format.open_memmap(folder / "order.npy", mode="w+", dtype=small, shape=(len(table.entries),))
     edges = np.lib.format.open_memmap(folder / "edges.npy", mode="w+", dtype=small, shape=(positives, bins + 1))
     usable = np.zeros(len(table), dtype=bool)
     totals = np.zeros(5, dtype=np.int64)  # pairs, single, equal, filled, unscored

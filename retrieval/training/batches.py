@@ -10,7 +10,7 @@ import numpy as np
 
 from ..sampling import BatchKey, Draw, MixtureSampler, Sampler, ShuffledSampler
 from ..sampling.shuffled import Shuffling
-from .blocks import Block, RandomSampling
+from .blocks import Block, QuerySampling, RandomSampling, TopicSampling
 from .examples import TrainingTable
 
 __all__ = ["CandidateExamples", "DenseExamples", "Row", "allowed_documents", "make_sampler"]
@@ -44,7 +44,21 @@ def _shuffled(table: TrainingTable, block: Any, batch_size: int, seed: int, part
     return ShuffledSampler(table, settings, part=part)
 
 
-_SAMPLERS: dict[type[Block], Callable[[TrainingTable, Any, int, int, int], Sampler]] = {RandomSampling: _shuffled}
+def _queries(table: TrainingTable, block: Any, batch_size: int, seed: int, part: int) -> Sampler:
+    return ShuffledSampler(table, Shuffling(batch_size, seed, deduplicate=False), part=part)
+
+
+def _topics(table: TrainingTable, block: Any, batch_size: int, seed: int, part: int) -> Sampler:
+    from .topics import topic_sampler
+
+    return topic_sampler(table, block, batch_size, seed, part)
+
+
+_SAMPLERS: dict[type[Block], Callable[[TrainingTable, Any, int, int, int], Sampler]] = {
+    RandomSampling: _shuffled,
+    QuerySampling: _queries,
+    TopicSampling: _topics,
+}
 
 Row = tuple[dict[str, Any], dict[str, Any]]
 """The text columns of one example, and its side values."""

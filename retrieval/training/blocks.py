@@ -24,8 +24,10 @@ __all__ = [
     "Matryoshka",
     "Optimizer",
     "Part",
+    "QuerySampling",
     "RandomSampling",
     "Runs",
+    "TopicSampling",
 ]
 
 
@@ -61,6 +63,12 @@ class Part(Block):
         split: the queries and judgments that are used.
         positive_grade: judgments of at least this grade are positives.
         runs: negatives, teacher scores, first-stage scores and graded labels.
+        pairs: a published file of scored pairs or of triples, instead of `runs` (see `pair_files`); its scores are a
+            teacher by the file's stem.
+        unknown_pairs: a line of it with an id that the split or the collection lacks is an error, or is left out.
+        differing_scores: two scores of one (query, document) in it are an error, or are averaged.
+        max_missing_scores: the largest share of documents that a teacher may have left unscored.
+        index: a dense index of this collection, for losses that search it while they train (ADORE).
         weight: in a mixture, the share of batches; None everywhere means by number of examples.
     """
 
@@ -68,23 +76,33 @@ class Part(Block):
     split: str = "train"
     positive_grade: PositiveInt = 1
     runs: Runs = Runs()
+    pairs: str | None = None
+    unknown_pairs: Literal["error", "count"] = "error"
+    differing_scores: Literal["error", "mean"] = "error"
+    max_missing_scores: float = Field(0.05, ge=0, le=1)
+    index: str | None = None
     weight: PositiveFloat | None = None
 
 
 class Data(Block):
-    """Either one collection, or a `mixture` of several."""
+    """Either one collection, with what `Part` says, or a `mixture` of several."""
 
     collection: str | None = None
     split: str = "train"
     positive_grade: PositiveInt = 1
     runs: Runs = Runs()
+    pairs: str | None = None
+    unknown_pairs: Literal["error", "count"] = "error"
+    differing_scores: Literal["error", "mean"] = "error"
+    max_missing_scores: float = Field(0.05, ge=0, le=1)
+    index: str | None = None
     mixture: tuple[Part, ...] = ()
 
     def parts(self) -> tuple[Part, ...]:
         """The collections, whichever way they were given."""
         if self.mixture or self.collection is None:
             return self.mixture
-        return (Part(collection=self.collection, split=self.split, positive_grade=self.positive_grade, runs=self.runs),)
+        return (Part(**{name: getattr(self, name) for name in Part.model_fields if name != "weight"}),)
 
 
 class Lengths(Block):
@@ -92,6 +110,10 @@ class Lengths(Block):
 
     query: PositiveInt | None = None
     document: PositiveInt | None = None
+
+
+class QuerySampling(Block):
+    """Every query once an epoch, shuffled; the loss finds the documents itself."""
 
 
 class RandomSampling(Block):
@@ -108,6 +130,39 @@ class RandomSampling(Block):
     negatives: NonNegativeInt | None = None
     missing_negatives: Literal["random", "drop"] = "random"
     deduplicate: bool = True
+
+
+class TopicSampling(Block):
+    """TAS-Balanced: batches of one topic, pairs balanced over teacher margins (see `sampling.topic_aware`).
+
+    Attributes:
+        strategy: "tas-balanced" takes both steps; "tas" draws pairs uniformly, "balanced" draws queries from all
+            topics, "random" does both. What is not used needs no teacher or no clusters.
+        clusters: how many to make before training, or a file of one cluster a line.
+        cluster_encoder: makes the queries' vectors for that; None is the model in training, as it is at the start.
+        cluster_metric: "l2" k-means, or "inner-product", spherical k-means.
+        cluster_iterations, cluster_seed: of the k-means.
+        unknown_queries: ids in the file that the split lacks are an error, or are left out and counted.
+        clusters_per_batch: n; each gives ⌈batch / n⌉ queries.
+        topic_per: one topic over all processes, or one for each rank.
+        margin_bins: h.
+        teacher: score columns whose margins are balanced, averaged; None is all of them.
+        deduplicate: no query twice in a batch, by text.
+    """
+
+    strategy: Literal["tas-balanced", "tas", "balanced", "random"] = "tas-balanced"
+    clusters: PositiveInt | str = 2000
+    cluster_encoder: str | None = None
+    cluster_metric: Literal["l2", "inner-product"] = "l2"
+    cluster_iterations: PositiveInt = 10
+    cluster_seed: NonNegativeInt = 42
+    unknown_queries: Literal["error", "count"] = "error"
+    clusters_per_batch: PositiveInt = 1
+    topic_per: Literal["batch", "rank"] = "batch"
+    margin_bins: PositiveInt = 10
+    teacher: str | tuple[str, ...] | None = None
+    deduplicate: bool = True
+    negatives: Literal[1] = 1
 
 
 class Matryoshka(Block):

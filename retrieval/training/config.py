@@ -27,7 +27,7 @@ from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, ValidationErro
 from ...errors import ConfigError, DataError, nearest
 from ..losses.options import LOSSES, LossOptions
 from .arguments import trainer_problems
-from .blocks import Block, Data, Evaluation, Lengths, Lora, Matryoshka, Optimizer, RandomSampling
+from .blocks import Block, Data, Evaluation, Lengths, Lora, Matryoshka, Optimizer, RandomSampling, TopicSampling
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys
 
@@ -194,6 +194,8 @@ def _validate(values: dict[str, Any], method: Method) -> tuple[TrainConfig | Non
     sampling = values.get("sampling", {})
     if isinstance(sampling, Mapping):
         problems += unknown_keys(method.sampling, sampling, "sampling.")
+        if "cluster_encoder" in method.sampling.model_fields:  # the model as it is before training
+            sampling = {**sampling, "cluster_encoder": sampling.get("cluster_encoder") or values.get("model")}
         built["sampling"] = _attempt(method.sampling, sampling, "sampling.", problems)
     losses = values.get("loss")
     if isinstance(losses, list):
@@ -280,8 +282,51 @@ def _cross_checks(config: TrainConfig) -> list[str]:
         problems.append(f"loss: {alone[0]!r} stands alone, it cannot be summed with others")
     if alone and (config.mini_batch_size or config.matryoshka):
         problems.append(f"loss: {alone[0]!r} takes neither mini_batch_size nor matryoshka")
+    problems += _index_problems(config)
+    problems += _pair_problems(config)
     every = config.evaluation.every if config.evaluation else 0
     save_steps = config.trainer.get("save_steps", every)
     if every and (not isinstance(save_steps, int) or save_steps % every):
         problems.append(f"trainer.save_steps: {save_steps!r} must be a multiple of evaluation.every ({every})")
+    return problems
+
+
+def _pair_problems(config: TrainConfig) -> list[str]:
+    """Pair files, clusters and teachers, and the sampling that needs them."""
+    problems: list[str] = []
+    block = config.sampling
+    for part in config.data.parts():
+        if part.pairs is not None and part.runs.files():
+            problems.append("data.pairs: has its own positives, negatives and scores; leave `runs` out")
+        if part.pairs is not None and not Path(part.pairs).is_file():
+            problems.append(f"data.pairs: there is no file {part.pairs}")
+        balanced = isinstance(block, TopicSampling) and "balanced" in block.strategy
+        if balanced and part.pairs is None and not part.runs.teachers:
+            problems.append(
+                "data.runs.teachers: pairs are balanced over a teacher's margins; give its scores (or data.pairs), or "
+                "sampling.strategy: tas"
+            )
+        if isinstance(block, TopicSampling) and part.pairs is None and not part.runs.negatives:
+            problems.append("data.runs.negatives: this method trains on pairs; give the negatives (or data.pairs)")
+    if isinstance(block, TopicSampling) and isinstance(block.clusters, str) and not Path(block.clusters).is_file():
+        problems.append(f"sampling.clusters: there is no file {block.clusters} (a number makes that many clusters)")
+    return problems
+
+
+def _index_problems(config: TrainConfig) -> list[str]:
+    """A loss that searches while it trains, its method and its index go together."""
+    problems: list[str] = []
+    method = config.preset
+    for number, item in enumerate(config.loss):
+        if LOSSES[item.name].searches != (method.examples == "queries"):
+            fitting = ", ".join(name for name, known in METHODS.items() if known.examples == "queries")
+            problems.append(f"loss.{number}: {item.name!r} does not go with method {method.name!r}; losses that search "
+                            f"while they train go with {fitting}, and no others do")  # fmt: skip
+    for part in config.data.parts():
+        if method.examples != "queries" and part.index is not None:
+            problems.append(f"data.index: method {method.name!r} searches no index while it trains; leave it out")
+        elif method.examples == "queries" and part.index is None:
+            problems.append(f"data.index: required by method {method.name!r}: a dense index of {part.collection}")
+        elif part.index is not None and not Path(part.index).is_dir():
+            problems.append(f"data.index: there is no folder {part.index}")
     return problems

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,13 @@ import numpy as np
 from ...errors import ConfigError
 from ...files import cache_dir, fsync_dir, sha256_file
 from .blocks import Part, Runs
-from .examples import RoleRuns, TrainingTable, build_columns, write_table
+from .examples import RoleRuns, TableReport, TrainingTable, build_columns, write_table
+from .pair_files import PairFile, pair_table
+from .teachers import check_teachers
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ...eval.collection import Collection
     from ...eval.run import Run
 
@@ -25,15 +29,24 @@ __all__ = ["make_table", "open_table", "open_tables"]
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
+_Columns = Callable[[Path], "tuple[pa.Table, TableReport]"]
+"""Makes a table's columns; may leave temporary files in the folder."""
 
 
 def open_tables(parts: Sequence[Part]) -> list[TrainingTable]:
-    """The training table of every collection in the configuration."""
-    return [open_table(part) for part in parts]
+    """The training table of every collection in the configuration, its teachers' scores looked over.
+
+    Raises:
+        DataError: see `build_columns` and `check_teachers`.
+    """
+    tables = [open_table(part) for part in parts]
+    for part, table in zip(parts, tables, strict=True):
+        check_teachers(table, most_missing=part.max_missing_scores)
+    return tables
 
 
 def open_table(part: Part) -> TrainingTable:
-    """Join one collection with its runs, or map what an earlier call joined from the same data.
+    """Join one collection with its runs or its pair file, or map what an earlier call joined from the same data.
 
     Raises:
         DataError: see `build_columns`.
@@ -46,10 +59,25 @@ def open_table(part: Part) -> TrainingTable:
         _collection_fingerprint(collection, part.split),
         f"{part.split} {part.positive_grade}",
         *(f"{role} {Path(path).name} {sha256_file(path)}" for role, path in part.runs.files()),
+        *_pair_file_key(part),
     )
+
+    def columns(scratch: Path) -> tuple[pa.Table, TableReport]:
+        if part.pairs is None:
+            return build_columns(collection, part.split, _read(part.runs), positive_grade=part.positive_grade)
+        pairs = PairFile(Path(part.pairs), _named(part.pairs), part.unknown_pairs, part.differing_scores)
+        return pair_table(collection, part.split, pairs, scratch)
+
     if not (_home() / fingerprint).exists():
-        _build(collection, part.split, _read(part.runs), part.positive_grade, fingerprint)
+        _build(collection, part.split, columns, fingerprint)
     return _opened(collection, part.split, fingerprint)
+
+
+def _pair_file_key(part: Part) -> list[str]:
+    if part.pairs is None:
+        return []
+    rules = f"{part.unknown_pairs} {part.differing_scores}"
+    return [f"pairs {Path(part.pairs).name} {rules} {sha256_file(part.pairs)}"]
 
 
 def make_table(
@@ -64,7 +92,8 @@ def make_table(
         *(f"{name} {_run_fingerprint(run)}" for name, run in named),
     )
     if not (_home() / fingerprint).exists():
-        _build(collection, split, runs, positive_grade, fingerprint)
+        made = build_columns(collection, split, runs, positive_grade=positive_grade)
+        _build(collection, split, lambda _: made, fingerprint)
     return _opened(collection, split, fingerprint)
 
 
@@ -79,20 +108,23 @@ def _home() -> Path:
     return cache_dir() / "training"
 
 
-def _build(collection: Collection, split: str, runs: RoleRuns, positive_grade: int, fingerprint: str) -> None:
+def _build(collection: Collection, split: str, columns: _Columns, fingerprint: str) -> None:
     """Write beside the final name, then rename; whoever is second throws its own away."""
-    table, report = build_columns(collection, split, runs, positive_grade=positive_grade)
     folder = _home() / fingerprint
     temporary = folder.with_name(f".{os.getpid()}.tmp.{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    scratch = temporary.with_name(f"{temporary.name}.scratch")
+    for path in (temporary, scratch):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
     try:
+        table, report = columns(scratch)
         write_table(temporary, table, report, collection, split, fingerprint)
         if not folder.exists():
             os.rename(temporary, folder)
             fsync_dir(folder.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for path in (temporary, scratch):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(runs: Runs) -> RoleRuns:
@@ -100,8 +132,8 @@ def _read(runs: Runs) -> RoleRuns:
 
     teachers: dict[str, Run] = {}
     for path in runs.teachers:
-        name = _stem(path)
-        if name in teachers or name in ("first_stage", "labels", "query", "positives", "documents", "grade"):
+        name = _named(path)
+        if name in teachers:
             raise ConfigError(f"data.runs.teachers: {name!r} cannot name a second column; rename the file {path}")
         teachers[name] = read_run(path)
     return RoleRuns(
@@ -112,9 +144,12 @@ def _read(runs: Runs) -> RoleRuns:
     )
 
 
-def _stem(path: str) -> str:
-    """ "scores/bert-cat.run.gz" → "bert-cat"."""
-    return Path(path).name.split(".")[0]
+def _named(path: str) -> str:
+    """The score column of a file: "scores/bert-cat.run.gz" → "bert-cat"."""
+    name = Path(path).name.split(".")[0]
+    if name in ("first_stage", "labels", "query", "positives", "documents", "grade", "number", "rows", "part"):
+        raise ConfigError(f"{name!r} cannot name a teacher's scores; rename the file {path}")
+    return name
 
 
 def _digest(*parts: str) -> str:

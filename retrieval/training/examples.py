@@ -67,6 +67,8 @@ class TableReport:
     unknown_judged_documents: int
     run_queries_outside_split: int
     missing_scores: Mapping[str, int] = field(default_factory=dict)
+    unknown_pairs: int = 0
+    differing_scores: int = 0
 
     def lines(self) -> list[str]:
         """One line for each count that a user should see."""
@@ -77,6 +79,8 @@ class TableReport:
             "negatives that are judged relevant: removed": self.negatives_judged_relevant,
             "judgments of documents that the collection lacks: ignored": self.unknown_judged_documents,
             "queries of the runs outside the split: ignored": self.run_queries_outside_split,
+            "lines of the pair file with unknown ids: left out": self.unknown_pairs,
+            "documents that the pair file scores differently in different lines: averaged": self.differing_scores,
         }
         told |= {f"documents without a score in {name!r}": count for name, count in self.missing_scores.items()}
         return shown + [f"{count} {what}" for what, count in told.items() if count]
@@ -108,7 +112,7 @@ def build_columns(
         DataError: a run has documents that the collection lacks, or no query has a positive.
     """
     size, queries = len(collection.documents), collection.queries(split)
-    judged, unknown = _judged(collection, split)
+    judged, unknown = judged_pairs(collection, split)
     positives = judged.where(judged.value >= positive_grade)
     kept = np.unique(positives.query)
     if not len(kept):
@@ -130,7 +134,7 @@ def build_columns(
     for name, run in runs.scores().items():
         pairs, beyond = _run_pairs(run, collection, split)
         outside += beyond
-        column = _lookup(pairs.keys(size), pairs.value, keys, np.nan)
+        column = look_up(pairs.keys(size), pairs.value, keys, np.nan)
         missing[name] = int(np.isnan(column).sum())
         table = table.append_column(name, _lists(table.column("documents").chunk(0), column))
     report = TableReport(
@@ -147,7 +151,8 @@ def build_columns(
     return table, report
 
 
-def _judged(collection: Collection, split: str) -> tuple[_Pairs, int]:
+def judged_pairs(collection: Collection, split: str) -> tuple[_Pairs, int]:
+    """The split's judgments in rows, and how many are of documents that the collection lacks."""
     judgments = collection.judgments(split)
     query = collection.queries(split).ids.rows(judgments.qids)[judgments.query_rows]
     document = collection.documents.rows(judgments.vocabulary)[judgments.codes]
@@ -194,7 +199,7 @@ def _assemble(
     counts = np.bincount(np.searchsorted(kept, both.query), minlength=len(kept))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     documents = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(both.document.astype(np.int32)))
-    grades = _lookup(judged.keys(size), judged.value, keys, 0.0)
+    grades = look_up(judged.keys(size), judged.value, keys, 0.0)
     columns = {
         "query": pa.array(kept.astype(np.int32)),
         "positives": pa.array(
@@ -210,7 +215,7 @@ def _lists(like: pa.LargeListArray, values: np.ndarray) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(like.offsets, pa.array(values.astype(np.float32)))
 
 
-def _lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: float) -> np.ndarray:
+def look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: float) -> np.ndarray:
     """The value of each wanted key, float32."""
     if not len(keys):
         return np.full(len(wanted), missing, np.float32)

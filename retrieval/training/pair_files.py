@@ -1,0 +1,369 @@
+"""Published pair and triple files as a training table: nothing of them is a Python object.
+
+    teacher_pos  teacher_neg  qid  pos_id  neg_id        pairs with raw teacher scores (TAS-B, Margin-MSE)
+    qid  pos_id  neg_id                                  triples
+
+One a line, separated by a tab or by blanks; .gz is decompressed. The lines are parsed in blocks into a scratch file of
+integers, sorted by query there, and joined a range of queries at a time: 40 million lines are 800 MB of scratch and
+about 1 GB of memory while they are converted, once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from ... import progress
+from ...errors import DataError
+from ...ids import Ids
+from .examples import TableReport, judged_pairs, look_up
+
+if TYPE_CHECKING:
+    from ...eval.collection import Collection
+
+__all__ = ["PairFile", "pair_table"]
+
+_NAMES = ("query", "positive", "negative")
+_SCORES = ("teacher_pos", "teacher_neg")
+_LINE = np.dtype([(name, "<i4") for name in _NAMES] + [(name, "<f4") for name in _SCORES])
+_BLOCK = 1 << 24  # bytes parsed at once
+_CHUNK = 1 << 21  # lines joined at once
+_BLANKS = re.compile(rb"[ \t]+")
+_EDGES = re.compile(rb"\t?(\r?\n)\t?")
+
+
+@dataclass(frozen=True)
+class PairFile:
+    """A pair or triple file and the rules for what does not fit.
+
+    Attributes:
+        path: the file.
+        teacher: name of the score column that its scores become.
+        unknown: a line with an id that the split or the collection lacks is an error, or is left out and counted.
+        differing: two scores of one (query, document) are an error, or are averaged and counted.
+    """
+
+    path: Path
+    teacher: str
+    unknown: Literal["error", "count"] = "error"
+    differing: Literal["error", "mean"] = "error"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the lines look: scored or not, and whether a single tab separates the fields."""
+
+    scored: bool
+    tabs: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*(_SCORES if self.scored else ()), *_NAMES)
+
+
+def pair_table(collection: Collection, split: str, pairs: PairFile, scratch: Path) -> tuple[pa.Table, TableReport]:
+    """The columns of a training table (see `examples`) from a pair file.
+
+    A query's entries are the distinct positives, then the distinct negatives of its lines, in order of appearance. A
+    document that is judged relevant, or is a positive of the same query in another line, is never a negative.
+
+    Args:
+        split: its queries are those that may occur.
+        scratch: a folder for temporary files; the returned table is mapped from there.
+
+    Raises:
+        DataError: a line that is not of the form above, ids that are unknown, scores that differ; with the line.
+    """
+    layout = _look(pairs.path)
+    unknown = _spool(collection, split, pairs, layout, scratch / "lines")
+    if not (scratch / "lines").stat().st_size:
+        raise DataError(f"no line of it is of {collection.name}, split {split}", path=pairs.path)
+    lines = np.memmap(scratch / "lines", dtype=_LINE, mode="r")
+    order = np.argsort(lines["query"], kind="stable")
+    judged = judged_pairs(collection, split)[0]
+    size = len(collection.documents)
+    joined = _Joined(scratch, 2 * len(lines), scored=layout.scored)
+    with progress.task("join pairs", len(lines)) as advance:
+        for start, stop in _ranges(lines["query"], order):
+            part = _join(lines[order[start:stop]], order[start:stop], size, pairs)
+            grades = look_up(judged.keys(size), judged.value, part.keys, 0.0)
+            joined.add(part, grades, size)
+            advance(stop - start)
+    return joined.table(pairs.teacher), joined.report(len(collection.queries(split)), unknown)
+
+
+# --- reading ---
+
+
+def _look(path: Path) -> _Layout:
+    """The layout, by the first line."""
+    with _open(path) as handle:
+        first = handle.readline()
+    for tabs, fields in ((True, first.rstrip(b"\r\n").split(b"\t")), (False, first.split())):
+        if len(fields) in (3, 5):
+            return _Layout(len(fields) == 5, tabs)
+    raise DataError(
+        f"found {len(first.split())} fields, expected `teacher_pos teacher_neg qid pos_id neg_id` or `qid pos_id neg_id`",
+        path=path,
+        line=1,
+    )
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+
+
+def _blocks(path: Path, layout: _Layout) -> Iterator[pa.RecordBatch]:
+    """Parsed lines, in order; none is left out, so that a row's number is its line's."""
+    types: dict[str, pa.DataType] = {name: pa.string() for name in _NAMES} | {name: pa.float64() for name in _SCORES}
+    with _open(path) as raw:
+        source = raw if layout.tabs else _Tabs(raw)
+        try:
+            yield from csv.open_csv(
+                pa.PythonFile(source, mode="r"),
+                read_options=csv.ReadOptions(column_names=list(layout.columns), block_size=_BLOCK),
+                parse_options=csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
+                convert_options=csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
+            )
+        except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError) as error:
+            _point_out(path, layout, error)
+
+
+class _Tabs(io.RawIOBase):
+    """Lines whose fields are separated by any blanks, as lines whose fields are separated by one tab."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._rest = raw, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._rest:
+            data = self._raw.read(_BLOCK)
+            data += self._raw.readline() if data else b""
+            self._rest = _EDGES.sub(rb"\1", b"\n" + _BLANKS.sub(b"\t", data))[1:].rstrip(b"\t")
+        taken = self._rest if size < 0 else self._rest[:size]
+        self._rest = self._rest[len(taken) :]
+        return taken
+
+
+def _point_out(path: Path, layout: _Layout, error: Exception) -> NoReturn:
+    """Read again, line by line, to say which one is wrong."""
+    try:
+        with _open(path) as handle:
+            for number, line in enumerate(handle, 1):
+                fields = line.rstrip(b"\r\n").split(b"\t") if layout.tabs else line.split()
+                problem = _problem(fields, layout)
+                if problem:
+                    raise DataError(problem, path=path, line=number) from error
+    except (gzip.BadGzipFile, EOFError) as broken:
+        raise DataError(f"not readable: {broken}", path=path) from error
+    raise DataError(f"not readable as lines of {' '.join(layout.columns)}: {error}", path=path) from error
+
+
+def _problem(fields: list[bytes], layout: _Layout) -> str | None:
+    wanted = layout.columns
+    if len(fields) != len(wanted):
+        return f"expected the {len(wanted)} fields {' '.join(wanted)}, as in line 1; found {len(fields)}"
+    for name, field in zip(wanted, fields, strict=True):
+        if name in _SCORES:
+            try:
+                value = float(field)
+            except ValueError:
+                return f"{name} {field.decode(errors='replace')!r} is not a number"
+            if not math.isfinite(value):
+                return f"{name} {field.decode(errors='replace')!r} is not finite"
+        else:
+            try:
+                field.decode()
+            except UnicodeDecodeError:
+                return f"the {name} id {field!r} is not UTF-8"
+    return None
+
+
+def _spool(collection: Collection, split: str, pairs: PairFile, layout: _Layout, path: Path) -> int:
+    """Write the lines as rows; return how many lines had unknown ids."""
+    queries, documents = collection.queries(split).ids, collection.documents
+    unknown, first, where, line = 0, "", 0, 1
+    with open(path, "wb") as sink, progress.task("read pairs", None) as advance:
+        for batch in _blocks(pairs.path, layout):
+            found = np.empty(len(batch), dtype=_LINE)
+            for name in _SCORES:
+                found[name] = np.asarray(batch.column(name), dtype=np.float32) if layout.scored else np.nan
+            for name in _NAMES:
+                find = queries.rows if name == "query" else documents.rows
+                found[name] = _rows(batch.column(name), find)
+            if layout.scored and not all(np.isfinite(found[name]).all() for name in _SCORES):
+                _point_out(pairs.path, layout, ValueError("a score is not finite"))
+            bad = (found["query"] < 0) | (found["positive"] < 0) | (found["negative"] < 0)
+            if bad.any() and not unknown:
+                at = int(np.flatnonzero(bad)[0])
+                where = line + at
+                first = next(f"{name} {batch.column(name)[at].as_py()!r}" for name in _NAMES if found[name][at] < 0)
+            unknown += int(bad.sum())
+            found[~bad].tofile(sink)
+            line += len(batch)
+            advance(len(batch))
+    if unknown and pairs.unknown == "error":
+        raise DataError(
+            f"{first} is unknown ({unknown} of {line - 1} lines like it): queries must be of {collection.name}, split "
+            f"{split}, and documents of its corpus. data.unknown_pairs: count leaves such lines out.",
+            path=pairs.path,
+            line=where,
+        )
+    return unknown
+
+
+def _rows(names: Any, find: Any) -> np.ndarray:
+    """The row of each id; each different one is looked up once."""
+    encoded = names.dictionary_encode()
+    rows = np.asarray(find(Ids(encoded.dictionary)))
+    return rows[np.asarray(encoded.indices)]
+
+
+# --- joining ---
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The entries of a range of queries: positives of each query first.
+
+    Attributes:
+        keys: (e,) query · documents + document, int64.
+        query, document: (e,) int32 rows.
+        score: (e,) float32.
+        positive: (e,) bool.
+        differing: (query, document) with two scores.
+        both: documents that are a positive and a negative of their query.
+    """
+
+    keys: np.ndarray
+    query: np.ndarray
+    document: np.ndarray
+    score: np.ndarray
+    positive: np.ndarray
+    differing: int
+    both: int
+
+
+def _ranges(query: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of about `_CHUNK` places in the order; a query is never cut."""
+    start = 0
+    while start < len(order):
+        stop = min(start + _CHUNK, len(order))
+        if stop < len(order):
+            last = query[order[stop]]
+            low = int(np.searchsorted(query[order[start:stop]], last, side="left")) + start
+            stop = low if low > start else start + int(np.searchsorted(query[order[start:]], last, side="right"))
+        yield start, stop
+        start = stop
+
+
+def _join(lines: np.ndarray, numbers: np.ndarray, size: int, pairs: PairFile) -> _Part:
+    """Each (query, document) of some lines once."""
+    keys = np.concatenate([lines["query"].astype(np.int64) * size + lines[name] for name in _NAMES[1:]])
+    scores = np.concatenate([lines[name] for name in _SCORES])
+    is_positive = np.arange(len(keys)) < len(lines)
+    distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    positive = np.bincount(inverse, is_positive) > 0
+    both = positive & (np.bincount(inverse, ~is_positive) > 0)
+    differs = _differing(inverse, scores, first)
+    if len(differs) and pairs.differing == "error":
+        at = int(differs[0])
+        other = float(scores[first[inverse[at]]])
+        raise DataError(
+            f"a score of {float(scores[at]):g} for a (query, document) that has {other:g} in an earlier line; one "
+            "teacher gives one score. data.differing_scores: mean averages them.",
+            path=pairs.path,
+            line=int(numbers[at % len(lines)]) + 1 if pairs.unknown == "error" else None,
+        )
+    mean = np.bincount(inverse, scores.astype(np.float64)) / np.bincount(inverse)
+    query = distinct // size
+    order = np.lexsort([first % len(lines), ~positive, query])
+    return _Part(
+        keys=distinct[order],
+        query=query[order].astype(np.int32),
+        document=(distinct % size)[order].astype(np.int32),
+        score=mean[order].astype(np.float32),
+        positive=positive[order],
+        differing=len(np.unique(inverse[differs])),
+        both=int(both.sum()),
+    )
+
+
+def _differing(inverse: np.ndarray, scores: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Places whose score is not that of the first place of their key; none where there are no scores."""
+    reference = scores[first][inverse]
+    return np.flatnonzero((scores != reference) & ~np.isnan(scores))
+
+
+class _Joined:
+    """Grows the columns in mapped files."""
+
+    def __init__(self, scratch: Path, most: int, *, scored: bool) -> None:
+        self._document, self._grade, self._score = (
+            np.memmap(scratch / name, dtype=kind, mode="w+", shape=(most,))
+            for name, kind in (("document", np.int32), ("grade", np.float32), ("score", np.float32))
+        )
+        self._scored = scored
+        self._entries = self._relevant = self._differing = 0
+        self._queries: list[np.ndarray] = []
+        self._counts: list[np.ndarray] = []
+        self._positives: list[np.ndarray] = []
+
+    def add(self, part: _Part, grades: np.ndarray, size: int) -> None:
+        relevant = (grades >= 1) & ~part.positive
+        kept = ~relevant
+        stop = self._entries + int(kept.sum())
+        self._document[self._entries : stop] = part.document[kept]
+        self._grade[self._entries : stop] = np.where(part.positive & (grades == 0), np.float32(1), grades)[kept]
+        self._score[self._entries : stop] = part.score[kept]
+        queries, counts = np.unique(part.query[kept], return_counts=True)
+        self._queries.append(queries)
+        self._counts.append(counts)
+        self._positives.append(np.bincount(np.searchsorted(queries, part.query[kept]), part.positive[kept]))
+        self._entries = stop
+        self._relevant += int(relevant.sum()) + part.both
+        self._differing += part.differing
+
+    def table(self, teacher: str) -> pa.Table:
+        """One record batch over the mapped files."""
+        counts = np.concatenate(self._counts)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+        def lists(values: np.ndarray) -> pa.LargeListArray:
+            return pa.LargeListArray.from_arrays(offsets, pa.array(values[: self._entries]))
+
+        columns = {
+            "query": pa.array(np.concatenate(self._queries).astype(np.int32)),
+            "positives": pa.array(np.concatenate(self._positives).astype(np.int32)),
+            "documents": lists(self._document),
+            "grade": lists(self._grade),
+        }
+        return pa.table(columns | ({teacher: lists(self._score)} if self._scored else {}))
+
+    def report(self, split_queries: int, unknown: int) -> TableReport:
+        counts, positives = np.concatenate(self._counts), np.concatenate(self._positives).astype(np.int64)
+        return TableReport(
+            queries=len(counts),
+            positives=int(positives.sum()),
+            negatives=self._entries - int(positives.sum()),
+            without_positives=split_queries - len(counts),
+            without_negatives=int((counts == positives).sum()),
+            negatives_judged_relevant=self._relevant,
+            unknown_judged_documents=0,
+            run_queries_outside_split=0,
+            unknown_pairs=unknown,
+            differing_scores=self._differing,
+        )
