@@ -113,6 +113,13 @@ class FaissIndex:
                 self.index.make_direct_map()
             return np.asarray(self.index.reconstruct_batch(wanted), dtype=np.float32)
 
+    @property
+    def stored_vectors(self) -> VectorShards | None:
+        """The vectors as they were encoded, memory-mapped; None where only compressed ones are kept."""
+        if self.shards is None and self._flat and len(self):
+            return VectorShards([self._stored()])
+        return self.shards
+
     def search(
         self, queries: np.ndarray, k: int, /, *, options: Options | None = None, exclude: Exclude | None = None
     ) -> Hits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ __all__ = ["TorchIndex"]
 _QUERIES = 256  # queries in one product
 _SCORES = 1 << 20  # scores of one product on the CPU: larger blocks meet fewer barriers between threads
 _CUDA_BLOCK = 1 << 17
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+Half = Literal["float16", "bfloat16"]
 
 
 class TorchIndex:
@@ -40,7 +42,10 @@ class TorchIndex:
             dtype, unless `resident` is false; then each search streams them.
         block: rows in one product; None chooses by device. It bounds memory and does not change results.
         resident: keep the vectors on the device.
+        precision: on another device than the CPU, resident vectors are kept as "float16" or "bfloat16" whatever they
+            are stored as: half the memory and the time, scores of rounded vectors. None keeps the stored type.
         folder: where they came from.
+        owner: kept alive as long as this index, where it owns the memory of `shards`.
     """
 
     def __init__(
@@ -52,16 +57,19 @@ class TorchIndex:
         device: str = "cpu",
         block: int | None = None,
         resident: bool = True,
+        precision: Half | None = None,
         folder: Path | None = None,
+        owner: object = None,
     ) -> None:
         if len(shards) != len(ids):
             raise ConfigError(f"{len(shards)} vectors for {len(ids)} document ids; expected one id for each vector")
         self.shards, self.ids, self.similarity, self.folder = shards, ids, similarity, folder
-        self.device = torch.device(device)
+        self.device, self._owner = torch.device(device), owner
         self.block = _check_block(block)
         self._tensors = [_as_tensor(array) for array in shards.arrays]
+        self._starts = shards.starts[:-1].tolist()
         if resident and self.device.type != "cpu":
-            self._tensors = [tensor.to(self.device) for tensor in self._tensors]
+            self._tensors, self._starts = [_resident(self._tensors, self.device, precision)], [0]
         self._largest_norm: float | None = None
 
     @classmethod
@@ -91,6 +99,29 @@ class TorchIndex:
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The stored vectors of `rows` as float32 (len(rows), dim)."""
         return self.shards.rows(rows)
+
+    @property
+    def stored_vectors(self) -> VectorShards:
+        """What every dense index that keeps its vectors can give."""
+        return self.shards
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The vectors that searches see, without a copy to the host where they are resident.
+
+        Args:
+            rows: int64 of any shape, on any device; -1 gives a vector of zeros.
+
+        Returns:
+            (*rows.shape, dim) float32 on the device of `rows`.
+        """
+        flat = rows.reshape(-1)
+        wanted = flat.clamp(min=0).to(self._tensors[0].device)
+        found = torch.empty((len(flat), self.dimension), dtype=torch.float32, device=wanted.device)
+        for start, tensor in zip(self._starts, self._tensors, strict=True):
+            mine = (wanted >= start) & (wanted < start + len(tensor))
+            found[mine] = tensor[wanted[mine] - start].float()
+        found = found.to(rows.device).masked_fill(flat[:, None] < 0, 0.0)
+        return found.reshape(*rows.shape, self.dimension)
 
     def search(
         self,
@@ -166,7 +197,7 @@ class TorchIndex:
         return _CUDA_BLOCK if self.device.type != "cpu" else _SCORES // max(16, min(queries, _QUERIES))
 
     def _blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
-        for first, tensor in zip(self.shards.starts[:-1].tolist(), self._tensors, strict=True):
+        for first, tensor in zip(self._starts, self._tensors, strict=True):
             for start in range(0, len(tensor), size):
                 yield first + start, tensor[start : start + size].to(self.device)
 
@@ -183,6 +214,17 @@ def _as_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+def _resident(tensors: Sequence[torch.Tensor], device: torch.device, precision: Half | None) -> torch.Tensor:
+    """All shards as one tensor on the device, so that a search is one product; never twice there."""
+    dtype = tensors[0].dtype if precision is None else _HALVES[precision]
+    whole = torch.empty((sum(map(len, tensors)), tensors[0].shape[1]), dtype=dtype, device=device)
+    start = 0
+    for tensor in tensors:
+        whole[start : start + len(tensor)] = tensor.to(device)
+        start += len(tensor)
+    return whole
+
+
 def build_dense(folder: Path, vectors: VectorShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:
     """Nothing to build: the vector shards are the index."""
     check_names(plan.settings, (), "settings of the torch back-end")
@@ -196,8 +238,8 @@ def build_dense(folder: Path, vectors: VectorShards, ids: Ids, plan: BuildPlan) 
 
 
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> TorchIndex:
-    """Open for searching. Settings: `device`, `block`, `resident` (see `TorchIndex`)."""
-    check_names(settings, ("device", "block", "resident"), "settings for opening a torch index")
+    """Open for searching. Settings: `device`, `block`, `resident`, `precision` (see `TorchIndex`)."""
+    check_names(settings, ("device", "block", "resident", "precision"), "settings for opening a torch index")
     shards = VectorShards.open(folder / "vectors", manifest.dtype or "float32")
     return TorchIndex(
         shards, Ids.load(ids_file(folder)), similarity=manifest.similarity or "dot", folder=folder, **settings

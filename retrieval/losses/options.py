@@ -49,6 +49,25 @@ class InfoNCEOptions(ScoredOptions):
     mask_false_negatives: bool = True
 
 
+class AdoreOptions(LossOptions):
+    """ADORE over the live top k of a frozen index (data.index).
+
+    Attributes:
+        k: documents that each step's search returns.
+        metric_cut: ranks beyond it count nothing.
+        metric: what a pair is weighted by: the change of reciprocal rank, as published, or of nDCG by grades.
+        scale: multiplies the index's similarity; None is 20 for a cosine index and 1 for a dot one. At scale 1, cosine
+            scores are too flat to learn from.
+        precision: on a GPU the document vectors are kept in this type; None is the one they are stored in.
+    """
+
+    k: PositiveInt = 200
+    metric_cut: PositiveInt = 200
+    metric: Literal["rr", "ndcg"] = "rr"
+    scale: PositiveFloat | None = None
+    precision: Literal["float16", "bfloat16"] | None = None
+
+
 class BinaryOptions(LossOptions):
     """`positive_weight` multiplies the cost of the positives, against many negatives for each of them."""
 
@@ -70,6 +89,38 @@ class LambdaOptions(LossOptions):
     sigma: float = Field(1.0, gt=0)
 
 
+class InBatchTeacherOptions(ScoredOptions):
+    """A late-interaction teacher that scores all documents of the batch while training.
+
+    Attributes:
+        weight: 0.75 belongs to the published code's scaling of the in-batch Margin-MSE.
+        similarity: the student's; its scores must reach the teacher's margins, as dot products do.
+        teacher: path or hub id of a sentence-transformers MultiVectorEncoder.
+        chunk: texts that it encodes at once.
+    """
+
+    weight: PositiveFloat = 0.75
+    similarity: Literal["cosine", "dot"] = "dot"
+    teacher: str
+    chunk: PositiveInt = 32
+
+
+class InBatchLambdaOptions(InBatchTeacherOptions):
+    """The lambda framework's settings, over grades made of the teacher's scores."""
+
+    scheme: Literal["ndcg-loss1", "ndcg-loss2", "lambdarank", "ndcg-loss2++"] = "ndcg-loss2"
+    k: PositiveInt | None = None
+    mu: float = Field(10.0, gt=0)
+    sigma: float = Field(1.0, gt=0)
+
+
+class InBatchKLOptions(InBatchTeacherOptions):
+    """`temperature` of both distributions; `teacher_temperature` where the teacher's logits need another."""
+
+    temperature: PositiveFloat = 1.0
+    teacher_temperature: PositiveFloat | None = None
+
+
 @dataclass(frozen=True)
 class LossEntry:
     """A registered loss: who can use it and what it can be told.
@@ -78,14 +129,21 @@ class LossEntry:
         families: the kinds of model that it trains.
         options: what stands in the configuration.
         alone: it is no term of a sum but a loss of its own (it needs more than one encoding of the batch).
+        searches: it searches `data.index` while it trains, which needs a document side that stays as it is.
     """
 
     families: tuple[Family, ...]
     options: type[LossOptions]
     alone: bool = False
+    searches: bool = False
 
 
 LOSSES: dict[str, LossEntry] = {
+    "adore": LossEntry(("bi-encoder",), AdoreOptions, alone=True, searches=True),
+    "in-batch-kl": LossEntry(("bi-encoder",), InBatchKLOptions),
+    "in-batch-lambda": LossEntry(("bi-encoder",), InBatchLambdaOptions),
+    "in-batch-listnet": LossEntry(("bi-encoder",), InBatchTeacherOptions),
+    "in-batch-margin-mse": LossEntry(("bi-encoder",), InBatchTeacherOptions),
     "infonce": LossEntry(("bi-encoder",), InfoNCEOptions),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions),
     "listnet": LossEntry(("cross-encoder",), LossOptions),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,11 @@ from ...eval.measures import evaluate
 from ...eval.run import Run
 from ...ids import Ids
 from ..encoders.adapters import as_encoder
+from ..search import hits_to_run
 from .blocks import Evaluation, Lengths
+
+if TYPE_CHECKING:
+    from ..mining.live import LiveIndex
 
 __all__ = ["DevEvaluator", "check_measure", "open_evaluator", "rerank_pairs", "search_exactly"]
 
@@ -32,6 +37,10 @@ class DevEvaluator(BaseEvaluator):
         family: "bi-encoder" or "cross-encoder".
         lengths: most tokens of queries and documents.
 
+    Attributes:
+        indexes: frozen indexes that the model's queries may search (`LiveIndex`); one of this collection saves encoding
+            its documents at every evaluation.
+
     Raises:
         DataError: the candidates' run has documents that the collection lacks.
     """
@@ -42,6 +51,7 @@ class DevEvaluator(BaseEvaluator):
         self.primary_metric = block.measure
         self.collection = open_collection(block.collection)
         self.queries = self.collection.queries(block.split)
+        self.indexes: Sequence[LiveIndex] = ()
         self.candidates = None if block.run is None else _candidates(block, self.collection, self.queries)
 
     def __call__(
@@ -69,6 +79,10 @@ class DevEvaluator(BaseEvaluator):
         encoder = as_encoder(model, query_length=self.lengths.query, document_length=self.lengths.document)
         if self.candidates is not None:
             return _score_candidates(encoder, self.candidates, self.queries, self.collection)
+        for index in self.indexes:
+            if index.fingerprint == self.collection.documents.fingerprint:
+                hits = index.exact.search(encoder.encode_query(self.queries.texts), self.block.depth)
+                return hits_to_run(self.queries.ids, hits, index.exact.ids, tag="dev")
         return search_exactly(encoder, self.queries, self.collection, self.block.depth)
 
 

@@ -10,6 +10,7 @@ from .batches import CandidateExamples, DenseExamples
 from .collate import SideCollator, candidate_collator, dense_collator
 from .config import TrainConfig
 from .data import open_tables
+from .query_examples import QueryExamples, open_with_indexes
 
 __all__ = ["EXAMPLES", "ExampleKind"]
 
@@ -36,6 +37,7 @@ def _tables(config: TrainConfig) -> Sequence[Any]:
 
 EXAMPLES: dict[str, ExampleKind] = {
     "bi-encoder": ExampleKind(_tables, DenseExamples, dense_collator),
+    "queries": ExampleKind(open_with_indexes, QueryExamples, dense_collator),
     "cross-encoder": ExampleKind(_tables, CandidateExamples, candidate_collator),
 }
 """By name; a method without one of its own has its family's."""

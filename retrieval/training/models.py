@@ -46,7 +46,7 @@ def _call(place: str | None, model: Any, config: TrainConfig) -> Any:
     if place is None:
         return model
     module, _, function = place.partition(":")
-    return getattr(importlib.import_module(f"...{module}", __package__), function)(model, config)
+    return getattr(importlib.import_module(f"..{module}", __package__), function)(model, config)
 
 
 def model_path(config: TrainConfig) -> str:

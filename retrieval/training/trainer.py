@@ -61,7 +61,8 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
     evaluator = open_evaluator(config.evaluation, config.preset.family, config.lengths)
     trainer = _make_trainer(config, arguments, tables, evaluator)
     if arguments.process_index == 0:
-        record.start(config, tables, processes=arguments.world_size, score=score(config))
+        what = getattr(trainer.loss, "score", None) or score(config)
+        record.start(config, tables, processes=arguments.world_size, score=what)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     output = Path(config.output)
     if arguments.process_index == 0:
@@ -127,6 +128,8 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: Sequence[Any], ev
     kind = EXAMPLES[config.preset.examples or config.preset.family]
     context = LossContext(model, tables, config)
     loss = make_loss(config.preset.family, config.loss, context, mini_batch_size=config.mini_batch_size)
+    if evaluator is not None:
+        evaluator.indexes = getattr(loss, "indexes", ())
     weights = [part.weight for part in config.data.parts()]
     sampler = make_sampler(
         tables,

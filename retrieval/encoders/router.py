@@ -1,0 +1,51 @@
+"""A model whose query side is trained and whose document side stays what it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+
+from .sides import side_modules
+
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
+
+__all__ = ["freeze_documents", "query_trained"]
+
+
+def query_trained(model: SentenceTransformer, frozen: SentenceTransformer) -> SentenceTransformer:
+    """A sentence-transformers Router: the query side of `model`, the document side of `frozen` without gradient.
+
+    Plain sentence-transformers saves and loads it; `encode_query` and `encode_document` take their routes. Its document
+    side has the fingerprint of `frozen`'s, so it searches the indexes that `frozen` made.
+
+    Args:
+        model: its modules become the query route; they are not copied.
+        frozen: its modules become the document route; another object than `model`, sharing no module with it.
+    """
+    for module in side_modules(frozen, "document"):
+        module.requires_grad_(False)
+    router = Router.for_query_document(
+        query_modules=_modules(model, "query"), document_modules=_modules(frozen, "document")
+    )
+    return SentenceTransformer(
+        modules=[router],
+        device=str(model.device),
+        similarity_fn_name=frozen.similarity_fn_name,
+        prompts=dict(model.prompts),
+        default_prompt_name=model.default_prompt_name,
+        truncate_dim=model.truncate_dim,
+    )
+
+
+def freeze_documents(model: SentenceTransformer, config: TrainConfig) -> SentenceTransformer:
+    """For methods that train the query side only: `query_trained` with the model as it lies on disk."""
+    from ..training.models import model_path
+
+    return query_trained(model, SentenceTransformer(model_path(config), device=str(model.device)))
+
+
+def _modules(model: SentenceTransformer, task: Any) -> list[Any]:
+    return side_modules(model, task)
