@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["LOSSES", "Family", "LossEntry", "LossOptions", "ScoredOptions", "TeacherOptions"]
 
@@ -66,6 +66,28 @@ class AdoreOptions(LossOptions):
     metric: Literal["rr", "ndcg"] = "rr"
     scale: PositiveFloat | None = None
     precision: Literal["float16", "bfloat16"] | None = None
+
+
+class MocoOptions(ScoredOptions):
+    """Momentum contrast (Contriever); the values of its pre-training.
+
+    Attributes:
+        similarity, scale: as published: dot products over a temperature of 0.05, no normalisation.
+        queue_size: keys that are negatives; a multiple of the batch over all processes.
+        momentum: m of θ_k ← m θ_k + (1 − m) θ.
+        label_smoothing: of the cross-entropy.
+        key_encoder_train: dropout in the key encoder too, as the published code has it whatever it means to.
+        queue_seed: of the random vectors that the queue begins with.
+    """
+
+    similarity: Literal["cosine", "dot"] = "dot"
+    scale: PositiveFloat | None = 20.0
+    learn_scale: Literal[False] = False
+    queue_size: PositiveInt = 131072
+    momentum: float = Field(0.9995, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    key_encoder_train: bool = True
+    queue_seed: NonNegativeInt = 0
 
 
 class BinaryOptions(LossOptions):
@@ -145,6 +167,7 @@ LOSSES: dict[str, LossEntry] = {
     "in-batch-listnet": LossEntry(("bi-encoder",), InBatchTeacherOptions),
     "in-batch-margin-mse": LossEntry(("bi-encoder",), InBatchTeacherOptions),
     "infonce": LossEntry(("bi-encoder",), InfoNCEOptions),
+    "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions),
     "listnet": LossEntry(("cross-encoder",), LossOptions),
     "listwise-softmax": LossEntry(("cross-encoder",), LossOptions),

@@ -184,7 +184,8 @@ def _restrict(clusters: Clusters, known: Ids, unknown: Unknown, path: Path) -> C
     if unknown == "error" or len(strange) == len(rows):
         raise DataError(
             f"{len(strange)} of {len(rows)} query ids are unknown "
-            f"({named}{', …' if len(strange) > _EXAMPLES else ''}); the clusters must be of these queries. Where the file covers more queries than the split, "
+            f"({named}{', …' if len(strange) > _EXAMPLES else ''}); the clusters must be of "
+            "these queries. Where the file covers more queries than the split, "
             "sampling.unknown_queries: count leaves the others out.",
             path=path,
             line=int(numbers[strange[0]]) + 1,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..losses.options import Family
-from .blocks import Block, QuerySampling, RandomSampling
+from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TopicSampling
 
 __all__ = ["METHODS", "Method"]
 
@@ -48,6 +48,24 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
+            "contriever",
+            "bi-encoder",
+            {
+                "loss": [{"name": "moco"}],
+                "trainer": {
+                    "per_device_train_batch_size": 64,  # of the paper's 2048, on 32 devices
+                    "learning_rate": 5e-5,
+                    "adam_beta2": 0.98,
+                    "adam_epsilon": 1e-6,
+                    "weight_decay": 0.01,
+                    "max_steps": 500_000,
+                    "warmup_steps": 0.04,
+                },
+            },
+            sampling=CropSampling,
+            examples="crops",
+        ),
+        Method(
             "adore",
             "bi-encoder",
             {
@@ -73,6 +91,26 @@ METHODS: dict[str, Method] = {
                 "sampling": {"negatives": 7},
                 "trainer": {"per_device_train_batch_size": 8, "learning_rate": 2e-5, "num_train_epochs": 1},
             },
+        ),
+        Method(
+            "tas-balanced",
+            "bi-encoder",
+            {
+                "lengths": {"query": 30, "document": 200},
+                "loss": [
+                    {"name": "margin-mse", "similarity": "dot"},
+                    {"name": "in-batch-margin-mse", "similarity": "dot", "weight": 0.75},  # its teacher is the user's
+                ],
+                "trainer": {
+                    "per_device_train_batch_size": 32,
+                    "learning_rate": 7e-6,
+                    "weight_decay": 0.0,  # with which the trainer's AdamW is the published Adam
+                    "lr_scheduler_type": "cosine",
+                    "max_grad_norm": 10000.0,
+                    "max_steps": 850_000,
+                },
+            },
+            sampling=TopicSampling,
         ),
     )
 }

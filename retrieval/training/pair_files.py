@@ -113,7 +113,7 @@ def _look(path: Path) -> _Layout:
         if len(fields) in (3, 5):
             return _Layout(len(fields) == 5, tabs)
     raise DataError(
-        f"found {len(first.split())} fields, expected `teacher_pos teacher_neg qid pos_id neg_id` or `qid pos_id neg_id`",
+        f"{len(first.split())} fields, expected `teacher_pos teacher_neg qid pos_id neg_id` or `qid pos_id neg_id`",
         path=path,
         line=1,
     )
