@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .judgments import Judgments
 
 __all__ = [
-    "DEPTHS", "Report", "Table", "recall_curve", "to_csv", "to_json", "to_markdown", "to_text", "write_per_query",
-    "write_report",
+    "DEPTHS", "Report", "Table", "markdown_table", "recall_curve", "text_table", "to_csv", "to_json", "to_markdown",
+    "to_text", "write_per_query", "write_report",
 ]  # fmt: skip
 
 DEPTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -158,10 +158,11 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 
 def to_text(report: Report) -> str:
     """Aligned plain text."""
-    return "\n\n".join(_text(table) for table in report.tables()) + "\n"
+    return "\n\n".join(text_table(table) for table in report.tables()) + "\n"
 
 
-def _text(table: Table) -> str:
+def text_table(table: Table) -> str:
+    """One table as aligned plain text."""
     widths = [max(len(row[at]) for row in (table.head, *table.rows)) for at in range(len(table.head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -175,10 +176,11 @@ def _text(table: Table) -> str:
 
 def to_markdown(report: Report) -> str:
     """Markdown tables."""
-    return "\n\n".join(_markdown(table) for table in report.tables()) + "\n"
+    return "\n\n".join(markdown_table(table) for table in report.tables()) + "\n"
 
 
-def _markdown(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """One table as Markdown under a heading."""
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.strip().replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
 

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from ..._version import __version__
 from ...errors import RtkError
-from . import doctor, encode, evaluate, fuse, index, mine, quickstart, rerank, search, soup, train
+from . import doctor, encode, evaluate, fuse, index, mine, quickstart, recipe, rerank, search, soup, train
 
 app = typer.Typer(
     name="rtk",
@@ -35,6 +35,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 for verb in (index, search, rerank, train, evaluate, encode, mine, fuse, soup, quickstart, doctor):
     app.command(name=verb.NAME, help=verb.HELP, no_args_is_help=verb.NAME not in ("quickstart", "doctor"))(verb.command)
+
+app.add_typer(recipe.app, name=recipe.NAME)
 
 
 def _calm_libraries() -> None:

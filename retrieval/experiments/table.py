@@ -1,0 +1,137 @@
+"""A recipe's table: runs over seeds, significance against its baselines, and measured beside expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from ...errors import DataError
+from ...eval.collection import open_collection
+from ...eval.files import read_run
+from ...eval.measure_names import canonical
+from ...eval.measures import Evaluation, evaluate
+from ...eval.report import Report, Table, markdown_table, text_table, write_report
+from ...eval.significance import compare
+from .recipe import Expectation, Variant, uses_seed
+
+__all__ = ["Made", "Outcome", "average", "make_table"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One number that was expected, and what came."""
+
+    row: str
+    measure: str
+    expected: float
+    tolerance: float
+    source: str
+    measured: float
+
+    @property
+    def within(self) -> bool:
+        return abs(self.measured - self.expected) <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "within": self.within}
+
+    def line(self) -> str:
+        verdict = "as expected" if self.within else "OUTSIDE"
+        return (
+            f"{self.row}, {self.measure}: {self.measured:.4f}, expected {self.expected:.4f} ± {self.tolerance:.4f} "
+            f"({self.source}): {verdict}"
+        )
+
+
+@dataclass(frozen=True)
+class Made:
+    """The tables as text, and the outcomes."""
+
+    text: str
+    outcomes: tuple[Outcome, ...]
+
+
+def make_table(title: str, variant: Variant, names: Mapping[str, str], seeds: Sequence[int], out: Path) -> Made:
+    """Evaluate all rows and write OUT/table.md and OUT/table.json.
+
+    A row with seeds is the mean over them, query by query, which is what significance is tested on; how far the seeds
+    lie apart stands in a table of its own.
+
+    Raises:
+        DataError: a run is missing.
+    """
+    spec = variant.table
+    collection = open_collection(spec.collection.format_map(names))
+    judgments, conventions = collection.judgments(spec.split), collection.conventions
+    rows: dict[str, list[Evaluation]] = {}
+    for name, place in spec.rows.items():
+        each = [{**names, "seed": str(seed)} for seed in seeds] if uses_seed(place) else [dict(names)]
+        runs = [_run(place.format_map(filled)) for filled in each]
+        rows[name] = [evaluate(run, judgments, list(spec.measures), conventions=conventions) for run in runs]
+    averaged = {name: average(name, found) for name, found in rows.items()}
+    reports = [_report(title, averaged, baseline, spec.measures) for baseline in spec.baselines or (None,)]
+    tables = list(dict.fromkeys(table for report in reports for table in report.tables()))  # the means only once
+    tables += [table] if (table := _spread(rows, spec.measures)) else []
+    outcomes = tuple(_outcome(averaged[item.row], item) for item in variant.expect)
+    told = ["Measured beside expected:", "", *(f"- {outcome.line()}" for outcome in outcomes)] if outcomes else []
+    write_report(reports[0], out / "table.json")
+    markdown = "\n\n".join([*map(markdown_table, tables), "\n".join(told)])
+    (out / "table.md").write_text(markdown.rstrip() + "\n", encoding="utf-8")
+    return Made("\n\n".join([*map(text_table, tables), "\n".join(told)]).rstrip(), outcomes)
+
+
+def average(name: str, found: Sequence[Evaluation]) -> Evaluation:
+    """The mean over seeds of every query's value.
+
+    Raises:
+        DataError: evaluations over different queries.
+    """
+    first = found[0]
+    if any(other.qids != first.qids for other in found):
+        raise DataError(f"the runs of {name!r} were evaluated over different queries")
+    values = {measure: np.mean([each[measure] for each in found], axis=0) for measure in first.measures}
+    return Evaluation(name, first.qids, values, max(each.missing for each in found), first.unjudged)
+
+
+def _run(path: str) -> Any:
+    if not Path(path).is_file():
+        raise DataError("the recipe's table needs this run, and no step has made it", path=path)
+    return read_run(path)
+
+
+def _report(title: str, rows: Mapping[str, Evaluation], baseline: str | None, measures: Sequence[str]) -> Report:
+    found = list(rows.values())
+    if baseline is None:
+        return Report(title, found)
+    others = [row for name, row in rows.items() if name != baseline]
+    return Report(title, found, compare(rows[baseline], others, measures=list(measures)) if others else None)
+
+
+def _spread(rows: Mapping[str, Sequence[Evaluation]], measures: Sequence[str]) -> Table | None:
+    """Mean, standard deviation and t interval over the seeds, where there are several."""
+    lines = []
+    for name, found in rows.items():
+        if len(found) < 2:
+            continue
+        for measure in measures:
+            values = np.asarray([each.mean(measure) for each in found])
+            error = values.std(ddof=1) / np.sqrt(len(values))
+            half = float(stdtrit(len(values) - 1, 0.975)) * error
+            seeds = " ".join(f"{value:.4f}" for value in values)
+            mean = f"{values.mean():.4f}"
+            interval = f"[{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
+            lines.append((name, measure, mean, f"{values.std(ddof=1):.4f}", interval, seeds))
+    if not lines:
+        return None
+    head = ("run", "measure", "mean", "std", "95% interval over seeds", "each seed")
+    return Table("Over seeds", head, tuple(lines), (False, False, True, True, True, False))
+
+
+def _outcome(row: Evaluation, item: Expectation) -> Outcome:
+    measured = row.mean(canonical(item.measure))
+    return Outcome(item.row, item.measure, item.value, item.tolerance, item.source, measured)

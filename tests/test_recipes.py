@@ -1,0 +1,151 @@
+"""Recipes: every command once, resumed where stopped, and the numbers held against what was expected."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from rtk.errors import BackendError, ConfigError, DataError
+from rtk.eval.measures import Evaluation
+from rtk.ids import Ids
+from rtk.retrieval.experiments import Recipe, find_recipe, list_recipes, run_recipe
+from rtk.retrieval.experiments.recipe import fill
+from rtk.retrieval.experiments.runner import fill_names, plan_commands
+from rtk.retrieval.experiments.table import average
+
+SMALL: dict[str, Any] = {
+    "title": "BM25 twice",
+    "variants": {
+        "small": {
+            "about": "a toy",
+            "values": {"collection": "c", "k": "3"},
+            "seeds": [1, 2],
+            "steps": [
+                {"name": "index", "run": "index {collection} --out {out}/bm25"},
+                {"name": "search", "run": "search {out}/bm25 -c {collection} -k {k} --out {out}/{seed}.trec"},
+            ],
+            "table": {
+                "collection": "{collection}",
+                "measures": ["nDCG@10"],
+                "rows": {"first": "{out}/1.trec", "each": "{out}/{seed}.trec"},
+                "baselines": ["first"],
+            },
+            "expect": [{"row": "each", "measure": "nDCG@10", "value": 1, "tolerance": 0.4, "source": "by hand"}],
+        }
+    },
+}
+
+
+def changed(**variant: Any) -> Recipe:
+    return Recipe.model_validate({**SMALL, "variants": {"small": {**SMALL["variants"]["small"], **variant}}})
+
+
+def rtk(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "rtk", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_that_comes_with_rtk_is_one_and_its_configurations_are_valid(name: str, tmp_path: Path):
+    from rtk.retrieval.training.config import load_config
+
+    recipe = find_recipe(name)
+    assert recipe.paper
+    for label, variant in recipe.variants.items():
+        names = fill_names(variant, {}, tmp_path)
+        for command in plan_commands(variant, names, variant.seeds):
+            if command.config is None:
+                continue
+            values = yaml.safe_load(command.config[1])
+            try:
+                load_config(values)
+            except ConfigError as error:  # files that earlier steps make are not there yet
+                missing = [problem for problem in error.problems if "there is no " not in problem]
+                assert not missing, (name, label, command.key, missing)
+
+
+def test_run_resume_change_and_table(beir_folder: Callable[..., Path], tmp_path: Path):
+    """One recipe through the program: the table, then nothing is done again, then another command is refused."""
+    collection, path, out = beir_folder(), tmp_path / "mine.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(SMALL))
+    arguments = ("recipe", "run", str(path), f"collection={collection}", "--out", str(out))
+    done = rtk(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "as expected" in done.stdout
+    state = json.loads((out / "recipe.json").read_text())
+    assert list(state["steps"]) == ["index", "search, seed 1", "search, seed 2"]
+    assert state["outcomes"][0]["within"] is True
+    assert "| each |" in (out / "table.md").read_text()
+    assert "Over seeds" in (out / "table.md").read_text()
+    before = (out / "bm25" / "manifest.json").stat().st_mtime_ns
+    again = rtk(*arguments)
+    assert again.returncode == 0
+    assert again.stdout == done.stdout
+    assert (out / "bm25" / "manifest.json").stat().st_mtime_ns == before
+    other = rtk(*arguments, "k=2")
+    assert other.returncode == 2
+    assert "search, seed 1: there rtk search" in other.stderr
+    strict = [{**SMALL["variants"]["small"]["expect"][0], "value": 0.1, "tolerance": 0.01}]
+    path.write_text(yaml.safe_dump(changed(expect=strict).model_dump(mode="json")))
+    outside = rtk(*arguments)
+    assert outside.returncode == 5
+    assert "OUTSIDE" in outside.stdout
+
+
+def test_a_step_that_fails_stops_the_recipe_and_says_why(tmp_path: Path):
+    with pytest.raises(BackendError, match=r"(?s)step 'index' failed with exit code 2.*nowhere") as caught:
+        run_recipe(changed(), "small", tmp_path / "out", values={"collection": str(tmp_path / "nowhere")})
+    assert "logs" in str(caught.value)
+    assert not (tmp_path / "out" / "recipe.json").exists()
+
+
+def test_a_run_that_no_step_made(beir_folder: Callable[..., Path], tmp_path: Path):
+    recipe = changed(steps=[])
+    with pytest.raises(DataError, match="no step has made it"):
+        run_recipe(recipe, "small", tmp_path / "out", values={"collection": str(beir_folder())})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": [{"name": "a"}]}, "give either run or train"),
+        ({"steps": [{"name": "a", "run": "x"}, {"name": "a", "run": "y"}]}, "same name: a"),
+        ({"steps": [{"name": "a", "run": "index {nothing}"}]}, "unknown names in braces: nothing"),
+        ({"table": {"collection": "c", "measures": ["AP"], "rows": {"a": "b"}, "baselines": ["z"]}}, "no rows: z"),
+        ({"expect": [{"row": "z", "measure": "AP", "value": 1, "tolerance": 1, "source": "s"}]}, "has no AP of 'z'"),
+        ({"stepz": []}, "stepz"),
+    ],
+)
+def test_what_is_not_a_recipe_is_refused(change: dict[str, Any], message: str, tmp_path: Path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "variants": {"small": {**SMALL["variants"]["small"], **change}}}))
+    with pytest.raises(ConfigError) as caught:
+        find_recipe(str(path))
+    assert message in str(caught.value)
+
+
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no recipe 'ador'"):
+        find_recipe("ador")
+    with pytest.raises(ConfigError, match=r"no variant 'smal'.*small"):
+        changed().variant("smal")
+    with pytest.raises(ConfigError, match="colection"):
+        run_recipe(changed(), "small", tmp_path, values={"colection": "x"})
+
+
+def test_braces_are_filled_at_any_depth_and_a_name_alone_keeps_its_type():
+    assert fill({"a": ["{seed}", "x-{seed}"], "b": 3}, {"seed": "7"}) == {"a": [7, "x-7"], "b": 3}
+
+
+def test_the_mean_over_seeds_is_query_by_query():
+    found = [Evaluation("x", Ids(["a", "b"]), {"AP": np.asarray(values)}) for values in ([0.0, 1.0], [1.0, 1.0])]
+    assert average("row", found)["AP"].tolist() == [0.5, 1.0]
+    with pytest.raises(DataError, match="different queries"):
+        average("row", [found[0], Evaluation("x", Ids(["a", "c"]), {"AP": np.zeros(2)})])
