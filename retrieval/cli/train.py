@@ -62,13 +62,14 @@ def command(
 
 def _plan(config: Any) -> dict[str, Any]:
     """What would be trained on, from the data themselves."""
-    from ..training.data import open_tables
+    from ..training.kinds import EXAMPLES
 
+    opened = EXAMPLES[config.preset.examples or config.preset.family].open(config)
     return {
         "method": config.method,
         "model": config.model,
         "output": config.output,
-        "data": [{"name": table.name, "counts": table.report.lines()} for table in open_tables(config.data.parts())],
+        "data": [{"name": table.name, "counts": table.report.lines()} for table in opened],
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "tokenizer_fingerprint"]
 
 # Settings that say how a model is loaded, trained or described, not what it computes. `modality_config` and the like
 # follow from the transformer's own configuration, which is hashed.
@@ -63,6 +63,11 @@ def fingerprint(modules: Iterable[nn.Module], *, settings: Mapping[str, Any] | N
             for (name, _), value in zip(state, pool.map(lambda item: _tensor_digest(item[1]), state), strict=True):
                 digest.update(name.encode() + value)
     return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hex sha256 of a tokenizer's rules and vocabulary; equal for tokenizers that cut every text alike."""
+    return hashlib.sha256(_canonical(_tokenizer_settings(tokenizer))).hexdigest()
 
 
 def _tensor_digest(tensor: torch.Tensor) -> bytes:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-__all__ = ["LOSSES", "Family", "LossEntry", "LossOptions", "ScoredOptions", "TeacherOptions"]
+__all__ = ["DIRECTIONS", "LOSSES", "Family", "LossEntry", "LossOptions", "ScoredOptions", "TeacherOptions"]
 
 Family = Literal["bi-encoder", "cross-encoder"]
+DIRECTIONS: dict[str, tuple[str, ...]] = {
+    "forward": ("query-document",),
+    "symmetric": ("query-document", "document-query"),
+    "joint": ("query-document", "query-query", "document-query", "document-document"),
+}
+"""Which scores InfoNCE's softmax goes over."""
 
 
 class LossOptions(BaseModel):
@@ -44,9 +59,86 @@ class TeacherOptions(LossOptions):
 
 
 class InfoNCEOptions(ScoredOptions):
-    """`mask_false_negatives`: labelled positives of the query and copies of its positive are no negatives."""
+    """InfoNCE and what can be added to it.
+
+    Attributes:
+        mask_false_negatives: labelled positives of the query and copies of its positive are no negatives.
+        gamma: a query costs (1 − p)^gamma times as much, p the probability of its positive (KaLM-Embedding-V2: 0.5).
+        detach_weight: that weight carries no gradient.
+        directions: "forward" is query → documents; "symmetric" averages it with document → queries; "joint" is one
+            softmax over both and over query → queries and document → documents.
+        hardness: α of a penalty that adds α · similarity to the scores of the negatives that `hardness_negatives`
+            names (9 is usual for in-batch ones, 5 for the query's own hard ones).
+        guide: a model whose scores tell false negatives: what it scores above the positive, less `guide_margin`
+            (or that share of the positive's score, if the strategy is relative), is no negative (GISTEmbed).
+        mixing: extra negatives made of the query's own hard ones: of two at random ("pairs"), of all by their
+            similarity to the query ("lists"). The share of the first of two is drawn from Beta(c, c).
+    """
 
     mask_false_negatives: bool = True
+    gamma: NonNegativeFloat = 0.0
+    detach_weight: bool = True
+    directions: Literal["forward", "symmetric", "joint"] = "forward"
+    hardness: NonNegativeFloat = 0.0
+    hardness_negatives: Literal["in-batch", "hard", "all"] = "in-batch"
+    guide: str | None = None
+    guide_margin: float = 0.0
+    guide_strategy: Literal["absolute", "relative"] = "absolute"
+    mixing: tuple[Literal["pairs", "lists"], ...] = ()
+    mixing_concentration: PositiveFloat = 2.0
+
+    @field_validator("mixing", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _mixed_vectors_are_normalised(self) -> InfoNCEOptions:
+        if self.mixing and self.similarity != "cosine":
+            raise ValueError("mixed negatives are normalised, which fits similarity: cosine only")
+        return self
+
+
+class MarginMSEOptions(ScoredOptions, TeacherOptions):
+    """Margins are those of the teacher's logits: with cosine the scale is learned unless told otherwise."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cosines_learn_their_scale(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("similarity", "cosine") == "cosine":
+            return {"learn_scale": True, **values}
+        return values
+
+
+class KLOptions(ScoredOptions, TeacherOptions):
+    """KL(teacher ‖ student) over a query's candidates; the teacher's temperature is the student's where it is None."""
+
+    temperature: PositiveFloat = 1.0
+    teacher_temperature: PositiveFloat | None = None
+
+
+class PlackettLuceOptions(ScoredOptions, TeacherOptions):
+    """PLD; `temperature` is of the teacher's weights only."""
+
+    temperature: PositiveFloat = 1.0
+
+
+class DynamicContrastiveOptions(ScoredOptions, TeacherOptions):
+    """DCD.
+
+    Attributes:
+        alpha: share of the distillation; the rest is the loss against the labels (all of it is, in "wsl").
+        temperature: T of the squared errors.
+        hardest: keep so many negatives, those with the highest teacher scores; None keeps all.
+        variant: "wsl" has weighted soft labels instead of weights by the teacher's entropy.
+        published: reproduce the published code, where the weights of the distillation cancel.
+    """
+
+    alpha: float = Field(0.2, ge=0, le=1)
+    temperature: PositiveFloat = 1.0
+    hardest: PositiveInt | None = None
+    variant: Literal["dcd", "wsl"] = "dcd"
+    published: bool = False
 
 
 class AdoreOptions(LossOptions):
@@ -87,7 +179,7 @@ class MocoOptions(ScoredOptions):
     momentum: float = Field(0.9995, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     key_encoder_train: bool = True
-    queue_seed: NonNegativeInt = 0
+    queue_seed: int = Field(0, ge=0)
 
 
 class BinaryOptions(LossOptions):
@@ -96,13 +188,13 @@ class BinaryOptions(LossOptions):
     positive_weight: PositiveFloat | None = None
 
 
-class RankNetOptions(LossOptions):
+class RankNetOptions(ScoredOptions):
     """`pair_weight`: none, FIRST's inverse sum of ranks, or the difference of the labels."""
 
     pair_weight: Literal["none", "inverse-rank", "label-difference"] = "none"
 
 
-class LambdaOptions(LossOptions):
+class LambdaOptions(ScoredOptions):
     """The lambda framework's weighting scheme, its cut-off and its base-2 or natural logarithm."""
 
     scheme: Literal["ndcg-loss1", "ndcg-loss2", "lambdarank", "ndcg-loss2++"] = "ndcg-loss2++"
@@ -160,6 +252,7 @@ class LossEntry:
     searches: bool = False
 
 
+_BOTH: tuple[Family, ...] = ("bi-encoder", "cross-encoder")
 LOSSES: dict[str, LossEntry] = {
     "adore": LossEntry(("bi-encoder",), AdoreOptions, alone=True, searches=True),
     "in-batch-kl": LossEntry(("bi-encoder",), InBatchKLOptions),
@@ -167,10 +260,15 @@ LOSSES: dict[str, LossEntry] = {
     "in-batch-listnet": LossEntry(("bi-encoder",), InBatchTeacherOptions),
     "in-batch-margin-mse": LossEntry(("bi-encoder",), InBatchTeacherOptions),
     "infonce": LossEntry(("bi-encoder",), InfoNCEOptions),
+    "star": LossEntry(("bi-encoder",), ScoredOptions),
+    "margin-mse": LossEntry(_BOTH, MarginMSEOptions),
+    "kl": LossEntry(_BOTH, KLOptions),
+    "pld": LossEntry(_BOTH, PlackettLuceOptions),
+    "dcd": LossEntry(_BOTH, DynamicContrastiveOptions),
     "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions),
-    "listnet": LossEntry(("cross-encoder",), LossOptions),
-    "listwise-softmax": LossEntry(("cross-encoder",), LossOptions),
-    "ranknet": LossEntry(("cross-encoder",), RankNetOptions),
-    "lambda": LossEntry(("cross-encoder",), LambdaOptions),
+    "listnet": LossEntry(_BOTH, ScoredOptions),
+    "listwise-softmax": LossEntry(_BOTH, ScoredOptions),
+    "ranknet": LossEntry(_BOTH, RankNetOptions),
+    "lambda": LossEntry(_BOTH, LambdaOptions),
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..sampling import BatchKey, Draw, MixtureSampler, Sampler, ShuffledSampler
 from ..sampling.shuffled import Shuffling
-from .blocks import Block, QuerySampling, RandomSampling, TopicSampling
+from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TopicSampling
 from .examples import TrainingTable
 
 __all__ = ["CandidateExamples", "DenseExamples", "Row", "allowed_documents", "make_sampler"]
@@ -27,6 +27,10 @@ def make_sampler(
         batch_size: over all processes.
         weights: shares of the collections; None is by size.
     """
+    if isinstance(block, CropSampling):
+        from .crop_examples import crop_sampler
+
+        return cast("Sampler", crop_sampler(cast("Sequence[Any]", tables), block, batch_size, seed, weights))
     samplers = [_SAMPLERS[type(block)](table, block, batch_size, seed, part) for part, table in enumerate(tables)]
     return samplers[0] if len(samplers) == 1 else MixtureSampler(samplers, weights, seed)
 

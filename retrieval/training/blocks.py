@@ -17,6 +17,7 @@ from pydantic import (
 
 __all__ = [
     "Block",
+    "CropSampling",
     "Data",
     "Evaluation",
     "Lengths",
@@ -163,6 +164,34 @@ class TopicSampling(Block):
     teacher: str | tuple[str, ...] | None = None
     deduplicate: bool = True
     negatives: Literal[1] = 1
+
+
+class CropSampling(Block):
+    """Contriever's independent crops of chunks of documents (see `sampling.crops`).
+
+    Attributes:
+        chunk_length: tokens in a chunk; chunks begin behind an offset that is drawn anew in every epoch.
+        ratio_min, ratio_max: bounds of a crop's length as a share of its chunk's.
+        augmentation: what happens to each token of a crop with `probability`.
+        across_documents: chunks run over the ends of documents, as published; else a chunk is cut down to the document
+            that holds its middle, which suits collections of short documents.
+        size_exponent: of several collections, each example draws one with p ∝ (number of its chunks)^exponent: 0 is the
+            same for all. Weights under data.mixture go before.
+    """
+
+    chunk_length: PositiveInt = 256
+    ratio_min: float = Field(0.05, gt=0, le=1)
+    ratio_max: float = Field(0.5, gt=0, le=1)
+    augmentation: Literal["none", "delete", "replace", "mask"] = "delete"
+    probability: float = Field(0.1, ge=0, lt=1)
+    across_documents: bool = True
+    size_exponent: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CropSampling:
+        if self.ratio_min > self.ratio_max:
+            raise ValueError(f"ratio_min {self.ratio_min} is above ratio_max {self.ratio_max}")
+        return self
 
 
 class Matryoshka(Block):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, ValidationError
@@ -47,6 +47,8 @@ class TrainConfig(Block):
         matryoshka: the losses also hold for the vectors' first so many dimensions. Bi-encoders only.
         optimizer: an optimiser of ours in place of the trainer's.
         lora: train low-rank adapters in place of the weights.
+        attention: "bidirectional" takes the causal mask off a decoder, in training and for good. Bi-encoders only.
+        drop_normalisation: take off a last module that normalises, for losses over free dot products. Bi-encoders only.
         trainer: sentence-transformers training arguments.
         output: the folder that the model is written to.
     """
@@ -61,6 +63,8 @@ class TrainConfig(Block):
     matryoshka: Matryoshka | None = None
     optimizer: Optimizer | None = None
     lora: Lora | None = None
+    attention: Literal["bidirectional"] | None = None
+    drop_normalisation: bool = False
     evaluation: Evaluation | None = None
     trainer: dict[str, Any]
     output: str
@@ -283,6 +287,8 @@ def _cross_checks(config: TrainConfig) -> list[str]:
     if alone and (config.mini_batch_size or config.matryoshka):
         problems.append(f"loss: {alone[0]!r} takes neither mini_batch_size nor matryoshka")
     problems += _index_problems(config)
+    problems += _model_problems(config)
+    problems += _crop_problems(config)
     problems += _pair_problems(config)
     every = config.evaluation.every if config.evaluation else 0
     save_steps = config.trainer.get("save_steps", every)
@@ -310,6 +316,43 @@ def _pair_problems(config: TrainConfig) -> list[str]:
             problems.append("data.runs.negatives: this method trains on pairs; give the negatives (or data.pairs)")
     if isinstance(block, TopicSampling) and isinstance(block.clusters, str) and not Path(block.clusters).is_file():
         problems.append(f"sampling.clusters: there is no file {block.clusters} (a number makes that many clusters)")
+    return problems
+
+
+def _model_problems(config: TrainConfig) -> list[str]:
+    """What is done to the model before it is trained."""
+    problems: list[str] = []
+    if config.preset.family == "cross-encoder":
+        if config.attention:
+            problems.append(
+                "attention: is for bi-encoders, which pool over all tokens; a cross-encoder has its own head"
+            )
+        if config.drop_normalisation:
+            problems.append("drop_normalisation: is about vectors; a cross-encoder has none")
+    if config.attention and config.lora and not config.lora.merge:
+        problems.append(
+            "lora.merge: an adapter on its own loads onto the causal model; with attention: bidirectional, merge it"
+        )
+    return problems
+
+
+def _crop_problems(config: TrainConfig) -> list[str]:
+    """Pre-training on crops sees documents only."""
+    problems: list[str] = []
+    crops = config.preset.examples == "crops"
+    for number, item in enumerate(config.loss):
+        if crops and item.name not in ("moco", "infonce"):
+            problems.append(f"loss.{number}: {item.name!r} does not go with crops of documents: take moco or infonce")
+        if item.name == "moco" and not crops:
+            problems.append(f"loss.{number}: 'moco' goes with method contriever, whose pairs it is made for")
+    if not crops:
+        return problems
+    for part in config.data.parts():
+        given = [name for name in ("pairs", "index") if getattr(part, name) is not None]
+        given += ["runs"] if part.runs.files() else []
+        problems += [f"data.{name}: this method reads documents only; leave it out" for name in given]
+    if config.lengths.query or config.lengths.document:
+        problems.append("lengths: a crop's length follows from sampling.chunk_length and its ratios; leave lengths out")
     return problems
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from .batches import CandidateExamples, DenseExamples
 from .collate import SideCollator, candidate_collator, dense_collator
 from .config import TrainConfig
+from .crop_examples import CropExamples, crop_collator, open_token_tables
 from .data import open_tables
 from .query_examples import QueryExamples, open_with_indexes
 
@@ -37,6 +38,7 @@ def _tables(config: TrainConfig) -> Sequence[Any]:
 
 EXAMPLES: dict[str, ExampleKind] = {
     "bi-encoder": ExampleKind(_tables, DenseExamples, dense_collator),
+    "crops": ExampleKind(open_token_tables, CropExamples, crop_collator),
     "queries": ExampleKind(open_with_indexes, QueryExamples, dense_collator),
     "cross-encoder": ExampleKind(_tables, CandidateExamples, candidate_collator),
 }

@@ -7,13 +7,14 @@ import logging
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
 from sentence_transformers.cross_encoder import CrossEncoder
 
 from ...errors import ConfigError
 from ..losses.options import ScoredOptions
 from .config import TrainConfig
 
-__all__ = ["finish_model", "load_model", "model_path", "score"]
+__all__ = ["finish_model", "load_model", "model_path", "open_tokenizer", "score"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,11 +59,32 @@ def model_path(config: TrainConfig) -> str:
     return str(load_minilm_path())
 
 
+def open_tokenizer(config: TrainConfig) -> Any:
+    """The model's own tokenizer, with all that the model's configuration does to it.
+
+    Raises:
+        ConfigError: the model does not load, or has none.
+    """
+    try:
+        tokenizer = SentenceTransformer(model_path(config), device="cpu").tokenizer
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: {config.model!r} does not load as a SentenceTransformer: {error}") from error
+    if not callable(tokenizer):
+        raise ConfigError(f"model: {config.model!r} has no tokenizer of transformers; its texts cannot be cropped")
+    return tokenizer
+
+
 def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
     try:
         model = SentenceTransformer(model_path(config))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a SentenceTransformer: {error}") from error
+    if config.attention == "bidirectional":
+        from ..encoders.bidirectional import attend_both_ways
+
+        attend_both_ways(model)
+    if config.drop_normalisation:
+        _drop_normalisation(model, config)
     similarity = score(config)["similarity"]
     if similarity is not None:
         model.similarity_fn_name = similarity
@@ -76,6 +98,18 @@ def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
             )
     _check_dims(model, config)
     return model
+
+
+def _drop_normalisation(model: SentenceTransformer, config: TrainConfig) -> None:
+    """Take off the last module, which must be one that normalises."""
+    name, last = list(model.named_children())[-1]
+    if not isinstance(last, Normalize):
+        raise ConfigError(
+            f"drop_normalisation: {config.model!r} ends with {type(last).__name__}, not with a module that normalises; "
+            "leave it out"
+        )
+    delattr(model, name)
+    _LOG.info("the model's last module, which normalises, is taken off: its vectors keep their lengths")
 
 
 def _check_dims(model: SentenceTransformer, config: TrainConfig) -> None:
