@@ -183,3 +183,39 @@ def beir_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def scored_table(beir_folder: Callable[..., Path]) -> Callable[..., Any]:
+    """A maker of training tables: `scored_table(lists, name="scored", texts=None)`. `lists` has one (scores of the
+    positives, scores of the negatives) a query by the teacher "cat", NaN where it is silent; query n is `q{n}`, its
+    documents are `q{n}p0`, …, `q{n}n0`, …. Without `teacher` nothing is scored. `texts` are the queries'."""
+    import math
+
+    from rtk.eval.collection import open_collection
+    from rtk.eval.run import Run
+    from rtk.retrieval.training.data import make_table
+    from rtk.retrieval.training.examples import RoleRuns
+
+    def make(lists: Any, name: str = "scored", texts: Any = None, teacher: bool = True) -> Any:
+        named = [
+            ({f"q{n}p{i}": s for i, s in enumerate(positives)}, {f"q{n}n{i}": s for i, s in enumerate(negatives)})
+            for n, (positives, negatives) in enumerate(lists)
+        ]
+        folder = beir_folder(
+            name=name,
+            corpus=[{"_id": doc, "text": f"text of {doc}"} for pair in named for docs in pair for doc in docs],
+            queries=[{"_id": f"q{n}", "text": texts[n] if texts else f"query {n}"} for n in range(len(named))],
+            qrels={"train": [(f"q{n}", doc, 1) for n, (positives, _) in enumerate(named) for doc in positives]},
+        )
+        negatives = Run.from_lists(
+            (f"q{n}", list(found), [-float(i) for i in range(len(found))]) for n, (_, found) in enumerate(named)
+        )
+        scores = [
+            (f"q{n}", [(doc, s) for docs in pair for doc, s in docs.items() if not math.isnan(s)])
+            for n, pair in enumerate(named)
+        ]
+        run = Run.from_lists((qid, [doc for doc, _ in found], [s for _, s in found]) for qid, found in scores if found)
+        return make_table(open_collection(folder), "train", RoleRuns((negatives,), {"cat": run} if teacher else {}))
+
+    return make
