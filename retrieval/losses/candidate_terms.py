@@ -10,8 +10,10 @@ from torch import Tensor
 
 from .batch import CandidateBatch, CandidateTerm
 from .context import LossContext
+from .gathering import gather_constant, gather_with_gradient
 from .options import BinaryOptions, LambdaOptions, LossOptions, RankNetOptions
 from .ranking import Lambda, binary_cross_entropy, lambda_loss, list_net, listwise_softmax, rank_net
+from .teacher_terms import make_dynamic_contrastive, make_kl, make_margin_mse, make_plackett_luce
 
 __all__ = ["CANDIDATE_TERMS", "MakeCandidateTerm"]
 
@@ -22,7 +24,7 @@ def _listwise(function: Callable[..., Tensor], **settings: Any) -> CandidateTerm
     call = partial(function, **settings)
 
     def term(batch: CandidateBatch) -> Tensor:
-        return call(batch.scores, batch.labels)
+        return call(gather_with_gradient(batch.scores), gather_constant(batch.labels))
 
     return term
 
@@ -47,4 +49,8 @@ CANDIDATE_TERMS: dict[str, MakeCandidateTerm] = {
     "listwise-softmax": lambda options, context: _listwise(listwise_softmax),
     "ranknet": _rank_net,
     "lambda": _lambda,
+    "margin-mse": make_margin_mse,
+    "kl": make_kl,
+    "pld": make_plackett_luce,
+    "dcd": make_dynamic_contrastive,
 }

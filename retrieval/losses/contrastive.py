@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +10,15 @@ from torch import Tensor
 
 from .masking import wide
 
-__all__ = ["add_hardness", "guide_mask", "in_batch_scores", "info_nce", "info_nce_over", "same_type_scores"]
+__all__ = [
+    "add_hardness",
+    "direction_scores",
+    "guide_mask",
+    "in_batch_scores",
+    "info_nce",
+    "info_nce_over",
+    "same_type_scores",
+]
 
 Negatives = Literal["in-batch", "hard", "all"]
 
@@ -93,6 +101,35 @@ def info_nce_over(
     groups = [torch.cat(list(pools), dim=1)] if joint else list(pools)
     losses = [_focal_mean(torch.logsumexp(wide(pool), dim=1) - positive, gamma, detach_weight) for pool in groups]
     return torch.stack(losses).mean()
+
+
+def direction_scores(
+    score: Callable[[Tensor, Tensor], Tensor],
+    queries: Tensor,
+    everyone: Tensor,
+    documents: Tensor,
+    own: Tensor,
+    directions: Sequence[str],
+) -> list[Tensor]:
+    """The pools of `info_nce_over` by direction, for this process's B queries and their positives.
+
+    Args:
+        score: (B, dim) and (n, dim) → (B, n).
+        queries: (B, dim) of this process.
+        everyone: (Q, dim) queries of all processes.
+        documents: (D, dim) of all processes; the first Q are the queries' positives, in order.
+        own: (B, 1 + k) columns of each query's documents; the first is also the query's row among everyone.
+        directions: of "query-document" (B, D), "document-query" (B, Q), "query-query" (B, Q) and "document-document"
+            (B, D); the last two without what is the query's own.
+    """
+    positives = documents[own[:, 0]]
+    pools: dict[str, Callable[[], Tensor]] = {
+        "query-document": lambda: score(queries, documents),
+        "document-query": lambda: score(positives, everyone),
+        "query-query": lambda: same_type_scores(score(queries, everyone), own[:, :1]),
+        "document-document": lambda: same_type_scores(score(positives, documents), own),
+    }
+    return [pools[name]() for name in directions]
 
 
 def same_type_scores(scores: Tensor, columns: Tensor) -> Tensor:

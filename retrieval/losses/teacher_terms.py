@@ -1,0 +1,113 @@
+"""Terms against stored scores of teachers, over a query's candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ..sampling.margin_balanced import teacher_names
+from .batch import CandidateBatch, CandidateTerm
+from .context import LossContext
+from .distillation import kl_distillation, margin_mse_lists
+from .dynamic_contrastive import dynamic_contrastive_parts, hardest_negatives, weighted_soft_loss
+from .gathering import gather_constant, gather_with_gradient
+from .options import DynamicContrastiveOptions, KLOptions, LossOptions, PlackettLuceOptions, TeacherOptions
+from .plackett_luce import plackett_luce_distillation
+
+__all__ = [
+    "StoredTeachers",
+    "make_dynamic_contrastive",
+    "make_kl",
+    "make_margin_mse",
+    "make_plackett_luce",
+]
+
+
+class StoredTeachers:
+    """The mean of the teachers that the options name, for a batch.
+
+    Raises:
+        ConfigError: a collection has no scores of one of them, or of any.
+    """
+
+    def __init__(self, options: TeacherOptions, context: LossContext) -> None:
+        given = (options.teacher,) if isinstance(options.teacher, str) else options.teacher
+        self._log, self._name = context.log, options.name
+        self._names = [given or tuple(teacher_names(table)) for table in context.tables]
+        for table, names in zip(context.tables, self._names, strict=True):
+            strange = [name for name in names if name not in table.scores]
+            if strange or not names:
+                raise ConfigError(
+                    f"loss {options.name}: {table.name} has no scores of "
+                    f"{', '.join(map(repr, strange)) or 'any teacher'}; it has those of "
+                    f"{', '.join(map(repr, teacher_names(table))) or 'none'} (data.runs.teachers, by file stem)"
+                )
+        if not self._names:
+            self._names = [given or ()]
+
+    def __call__(self, batch: CandidateBatch) -> Tensor:
+        """(B, N) float32, NaN where one of the teachers has no score. The share of those is logged."""
+        part = int(batch.side["part"][0]) if "part" in batch.side else 0
+        columns = [batch.side[name].to(batch.scores.device) for name in self._names[part]]
+        scores = torch.stack(columns).mean(dim=0)
+        self._log(f"{self._name}-unscored", float(scores.isnan().float().mean()))
+        return scores
+
+
+def _whole(options: LossOptions, context: LossContext, function: Callable[[Tensor, Tensor], Tensor]) -> CandidateTerm:
+    """`function(student, teacher)` over the lists of all processes."""
+    teachers = StoredTeachers(cast(TeacherOptions, options), context)
+
+    def term(batch: CandidateBatch) -> Tensor:
+        return function(gather_with_gradient(batch.scores), gather_constant(teachers(batch)))
+
+    return term
+
+
+def make_margin_mse(options: LossOptions, context: LossContext) -> CandidateTerm:
+    """See `distillation.margin_mse`."""
+    return _whole(options, context, margin_mse_lists)
+
+
+def make_kl(options: LossOptions, context: LossContext) -> CandidateTerm:
+    """See `distillation.kl_distillation`."""
+    chosen = cast(KLOptions, options)
+
+    def function(student: Tensor, teacher: Tensor) -> Tensor:
+        return kl_distillation(
+            student, teacher, temperature=chosen.temperature, teacher_temperature=chosen.teacher_temperature
+        )
+
+    return _whole(options, context, function)
+
+
+def make_plackett_luce(options: LossOptions, context: LossContext) -> CandidateTerm:
+    """See `plackett_luce`."""
+    temperature = cast(PlackettLuceOptions, options).temperature
+    return _whole(
+        options,
+        context,
+        lambda student, teacher: plackett_luce_distillation(student, teacher, temperature=temperature),
+    )
+
+
+def make_dynamic_contrastive(options: LossOptions, context: LossContext) -> CandidateTerm:
+    """See `dynamic_contrastive`."""
+    chosen = cast(DynamicContrastiveOptions, options)
+    parts_of = dynamic_contrastive_parts if chosen.variant == "dcd" else weighted_soft_loss
+    share = 1 - chosen.alpha if chosen.variant == "dcd" else 1.0
+
+    def function(student: Tensor, teacher: Tensor) -> Tensor:
+        if chosen.hardest is not None:
+            columns = hardest_negatives(teacher, chosen.hardest)
+            student, teacher = student.gather(1, columns), teacher.gather(1, columns)
+        parts = parts_of(student, teacher, temperature=chosen.temperature, published=chosen.published)
+        context.log(f"{chosen.name}-distillation", float(parts.distillation.detach()))
+        context.log(f"{chosen.name}-hard", float(parts.hard.detach()))
+        return chosen.alpha * parts.distillation + share * parts.hard
+
+    return _whole(options, context, function)
