@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .filters import (
     AbsoluteMargin,
+    ConsistentRanking,
     IdenticalIds,
     MiningFilter,
     MiningLimits,
     NotPositive,
+    PseudoPositive,
     RankWindow,
     RelativeMargin,
     ScoreCeiling,
@@ -16,25 +18,34 @@ from .filters import (
     SkipFirst,
     percent_of_positive,
 )
-from .pool import MiningPool, make_pool
-from .static import MiningReport, mine, mine_with
+from .padding import Padding
+from .pool import MiningPool, make_pool, pseudo_positives
+from .report import MiningReport, MiningTrace, write_trace
+from .static import Selection, mine, mine_with
 
 __all__ = [
     "AbsoluteMargin",
+    "ConsistentRanking",
     "IdenticalIds",
     "MiningFilter",
     "MiningLimits",
     "MiningPool",
     "MiningReport",
+    "MiningTrace",
     "NotPositive",
+    "Padding",
+    "PseudoPositive",
     "RankWindow",
     "RelativeMargin",
     "ScoreCeiling",
     "ScoreFloor",
     "Scored",
+    "Selection",
     "SkipFirst",
     "make_pool",
     "mine",
     "mine_with",
     "percent_of_positive",
+    "pseudo_positives",
+    "write_trace",
 ]

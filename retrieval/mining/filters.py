@@ -17,10 +17,12 @@ from .pool import MiningPool, ranks_within
 
 __all__ = [
     "AbsoluteMargin",
+    "ConsistentRanking",
     "IdenticalIds",
     "MiningFilter",
     "MiningLimits",
     "NotPositive",
+    "PseudoPositive",
     "RankWindow",
     "RelativeMargin",
     "ScoreCeiling",
@@ -163,6 +165,61 @@ class ScoreCeiling:
 
 
 @dataclass(frozen=True)
+class PseudoPositive:
+    """s⁻ < limit: what a teacher holds relevant is no negative, whatever the other rules say."""
+
+    limit: float
+
+    @property
+    def name(self) -> str:
+        return f"pseudo-positive, score from {self.limit:g}"
+
+    def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
+        return ~(pool.scores >= np.float32(self.limit))
+
+
+@dataclass(frozen=True)
+class ConsistentRanking:
+    """Nothing for a query whose best positive scores below the candidate at place `rank`, counted from 0 over all of
+    the list: its judgments and the scores contradict each other (KaLM's ranking-consistency filter).
+
+    By a teacher's scores where there is one. A positive that was not scored stands below any full list. A list that
+    ends before the place contradicts nothing.
+
+    Raises:
+        ConfigError: no list of the run is longer than `rank`, so that the rule would do nothing (it is silently off
+            there in the published code).
+    """
+
+    rank: int
+
+    @property
+    def name(self) -> str:
+        return f"ranking consistency {self.rank}"
+
+    def kept_queries(self, pool: MiningPool) -> np.ndarray:
+        """(queries,) bool."""
+        run = pool.run
+        deepest = int(np.diff(run.offsets).max(initial=0))
+        if deepest <= self.rank:
+            raise ConfigError(
+                f"consistency_rank {self.rank} looks at place {self.rank} (from 0) of a list, but the longest list of "
+                f"run {run.tag!r} has {deepest} documents; search deeper or give a lower rank"
+            )
+        known = ~np.isnan(pool.scores)
+        order = np.lexsort([-np.where(known, pool.scores, -np.inf), run.query_rows])
+        counts = np.add.reduceat(np.append(known, False), run.offsets[:-1]) * (np.diff(run.offsets) > 0)
+        full = np.flatnonzero(counts > self.rank)
+        keep = np.ones(len(run), dtype=bool)
+        there = pool.scores[order[run.offsets[full] + self.rank]]
+        keep[full] = pool.best[full] >= there  # False where no positive was scored
+        return keep
+
+    def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
+        return np.repeat(self.kept_queries(pool), np.diff(pool.run.offsets))
+
+
+@dataclass(frozen=True)
 class ScoreFloor:
     """s⁻ >= limit: not too easy."""
 
@@ -188,18 +245,34 @@ class MiningLimits:
     min_score: float | None = None
     skip: int = 0
     drop_identical_ids: bool = False
+    positive_score: float | None = None
+    consistency_rank: int | None = None
 
-    def filters(self, *, with_teacher: bool) -> list[MiningFilter]:
-        """The filters; `with_teacher` leaves out what the teacher did not score."""
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for limits that contradict each other."""
         if self.relative_margin is not None and self.percent_of_positive is not None:
             raise ConfigError(
                 f"relative_margin {self.relative_margin} and percent_of_positive {self.percent_of_positive} "
                 "say the same thing; give one of them"
             )
+        below, above = self.max_score, self.positive_score
+        if below is not None and above is not None and above <= below:
+            raise ConfigError(
+                f"positive_score {above} must be above max_score {below}: between them nothing is certain"
+            )
+        if self.consistency_rank is not None and self.consistency_rank < 1:
+            raise ConfigError(f"consistency_rank {self.consistency_rank}: expected at least 1")
+        if self.skip < 0:
+            raise ConfigError(f"skip {self.skip}: expected 0 or more")
+
+    def filters(self, *, with_teacher: bool) -> list[MiningFilter]:
+        """The filters; `with_teacher` leaves out what the teacher did not score."""
         chosen: list[MiningFilter | None] = [
+            None if self.consistency_rank is None else ConsistentRanking(self.consistency_rank),
             IdenticalIds() if self.drop_identical_ids else None,
             RankWindow(*self.ranks),
             Scored() if with_teacher else None,
+            None if self.positive_score is None else PseudoPositive(self.positive_score),
             None if self.absolute_margin is None else AbsoluteMargin(self.absolute_margin),
             None if self.relative_margin is None else RelativeMargin(self.relative_margin),
             None if self.percent_of_positive is None else percent_of_positive(self.percent_of_positive),

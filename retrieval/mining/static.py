@@ -3,60 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ...errors import ConfigError
 from ...eval.run import Run
-from ...ids import hash_strings
-from .filters import MiningFilter, MiningLimits, NotPositive
-from .pool import MiningPool, Reference, make_pool, ranks_within
+from ...ids import Ids, hash_strings
+from .filters import ConsistentRanking, MiningFilter, MiningLimits, NotPositive
+from .padding import Padding, pad
+from .pool import MiningPool, OwnPositives, Reference, make_pool, own_positives, ranks_within
+from .report import MiningReport, MiningTrace
 
 if TYPE_CHECKING:
     from ...eval.judgments import Judgments
 
-__all__ = ["Choice", "MiningReport", "mine", "mine_with"]
+__all__ = ["Choice", "Selection", "mine", "mine_with"]
 
 Choice = Literal["top", "random"]
 
 
 @dataclass(frozen=True)
-class MiningReport:
-    """What mining kept and what each rule took, in the order in which the rules were applied.
+class Selection:
+    """Which of the negatives that all rules left are taken.
 
     Attributes:
-        queries: queries of the run.
-        queries_without_positives: of those, how many have no judged positive; they give no negatives.
-        queries_without_reference: of the rest, those whose positives nobody scored; margins leave them nothing.
-        queries_short: queries that give some negatives, but fewer than asked for. Nothing is padded.
-        queries_empty: queries with positives that give none.
-        candidates: entries of the run.
-        removed: how many entries each rule removed.
-        kept: entries of the negatives' run.
+        per_query: how many for a query (with the reference "own", for each of its positives); None takes all.
+        choice: the first ones, or a random choice among all that are left.
+        seed: of the random choice, which for each query depends on nothing but this and its id.
     """
 
-    queries: int
-    queries_without_positives: int
-    queries_without_reference: int
-    queries_short: int
-    queries_empty: int
-    candidates: int
-    removed: dict[str, int] = field(default_factory=dict)
-    kept: int = 0
+    per_query: int | None = None
+    choice: Choice = "top"
+    seed: int = 0
 
-    def lines(self) -> list[str]:
-        """The report as lines of text, rules with what they removed."""
-        rules = [f"removed by {name}: {count}" for name, count in self.removed.items()]
-        return [
-            f"candidates: {self.candidates} in {self.queries} queries",
-            *rules,
-            f"negatives kept: {self.kept}",
-            f"queries without a judged positive: {self.queries_without_positives}, without a scored one: "
-            f"{self.queries_without_reference}, with too few negatives: {self.queries_short}, with none: "
-            f"{self.queries_empty}",
-        ]
+    def __post_init__(self) -> None:
+        if self.choice not in ("top", "random"):
+            raise ConfigError(f"choice {self.choice!r}: expected 'top' or 'random'")
+        if self.per_query is not None and self.per_query < 1:
+            raise ConfigError(f"per_query {self.per_query}: expected at least 1")
 
 
 def mine(
@@ -64,11 +50,14 @@ def mine(
     judgments: Judgments,
     *,
     ranks: tuple[int, int] = (1, 200),
+    depth: int | None = None,
     absolute_margin: float | None = None,
     relative_margin: float | None = None,
     percent_of_positive: float | None = None,
     max_score: float | None = None,
     min_score: float | None = None,
+    positive_score: float | None = None,
+    consistency_rank: int | None = None,
     skip: int = 0,
     drop_identical_ids: bool = False,
     teacher: Run | None = None,
@@ -76,6 +65,7 @@ def mine(
     positive_grade: int = 1,
     per_query: int | None = None,
     choice: Choice = "top",
+    pad_from: Ids | None = None,
     seed: int = 0,
     tag: str | None = None,
 ) -> tuple[Run, MiningReport]:
@@ -85,19 +75,23 @@ def mine(
         run: what a retriever found for the training queries.
         judgments: what is relevant; a document judged at `positive_grade` or above is never a negative.
         ranks: first and last rank, from 1, counted over the documents that are not positives.
+        depth: look at so many documents of each list only, positives counted.
         absolute_margin: negatives score at least this much below the positive.
         relative_margin: the same as a share of the positive's absolute score.
         percent_of_positive: negatives score at most this share of the positive's (0.95 = relative margin 0.05).
         max_score: negatives score at most this (denoising: give a cross-encoder's run as `teacher`).
         min_score: negatives score at least this.
+        positive_score: what scores this or more is held relevant and is no negative (`pseudo_positives` gives those).
+        consistency_rank: see `ConsistentRanking`.
         skip: leave out the first so many of what all other rules left.
         drop_identical_ids: leave out the document that has the query's own id.
         teacher: a run whose scores the margins and limits use in place of `run`'s. Pairs that it lacks are left out and
             counted; it should hold the positives (rerank with `add_positives`).
-        reference: which positive's score counts where there are several.
-        per_query: how many negatives for a query; None keeps all.
-        choice: the first `per_query`, or a random choice among all that are left.
-        seed: of the random choice, which for each query depends on nothing but this and its id.
+        reference: which positive's score counts where there are several: the lowest, the highest, or each its own
+            (NV-Retriever); "own" gives a list for each scored positive, in the columns `list_id` and `reference`.
+        per_query, choice, seed: see `Selection`.
+        pad_from: fill lists shorter than `per_query` with random ones of these documents, neither found by the run nor
+            positives; the column `padded` is 1 for them, and they are counted apart. None never pads.
         tag: name of the new run.
 
     Returns:
@@ -106,82 +100,179 @@ def mine(
         report. Queries without negatives are left out.
 
     Raises:
-        ConfigError: settings that contradict each other.
+        ConfigError: settings that contradict each other, or a run that is not deep enough for `consistency_rank`.
     """
-    pool = make_pool(run, judgments, positive_grade=positive_grade, teacher=teacher, reference=reference)
     limits = MiningLimits(
-        ranks, absolute_margin, relative_margin, percent_of_positive, max_score, min_score, skip, drop_identical_ids
+        ranks, absolute_margin, relative_margin, percent_of_positive, max_score, min_score, skip, drop_identical_ids,
+        positive_score, consistency_rank,
+    )  # fmt: skip
+    selection = Selection(per_query, choice, seed)
+    own = _own_or_padding(reference, pad_from, per_query)
+    if depth is not None:
+        run = run.top(depth)
+    pool = make_pool(
+        run, judgments, positive_grade=positive_grade, teacher=teacher, reference="max" if own else reference
     )
     rules = limits.filters(with_teacher=teacher is not None)
-    mined, report = mine_with(pool, rules, per_query=per_query, choice=choice, seed=seed)
+    if own:
+        positives = own_positives(pool, judgments, positive_grade=positive_grade, teacher=teacher)
+        mined, report = _mine_own(pool, positives, rules, selection)
+    else:
+        mined, report = mine_with(pool, rules, selection)
+        if pad_from is not None:
+            settings = Padding(pad_from, per_query or 0, seed, drop_identical_ids)
+            fillable = pool.judged & ~_dropped(pool, rules)
+            mined, added = pad(mined, run, fillable, settings, judgments, positive_grade)
+            report = _with_padding(report, added, settings.per_query)
     columns = dict(mined.columns)
     if teacher is None:
         columns.pop("teacher")
     return mined.replace(columns=columns, tag=tag or f"{run.tag}-negatives"), report
 
 
+def _own_or_padding(reference: str, pad_from: Ids | None, per_query: int | None) -> bool:
+    """Whether each positive is its own reference; checks what goes with it."""
+    if reference not in ("min", "max", "own"):
+        raise ConfigError(f"reference {reference!r}: expected 'min', 'max' or 'own'")
+    if pad_from is not None and per_query is None:
+        raise ConfigError("padding fills lists up to per_query; give per_query")
+    if pad_from is not None and reference == "own":
+        raise ConfigError("reference 'own' makes a list for each positive, which are not padded; take 'min' or 'max'")
+    return reference == "own"
+
+
 def mine_with(
-    pool: MiningPool,
-    rules: Sequence[MiningFilter],
-    *,
-    per_query: int | None = None,
-    choice: Choice = "top",
-    seed: int = 0,
+    pool: MiningPool, rules: Sequence[MiningFilter], selection: Selection | None = None
 ) -> tuple[Run, MiningReport]:
     """Apply `rules` in order to a pool; see `mine`, which makes both. Positives are always removed first."""
-    if choice not in ("top", "random"):
-        raise ConfigError(f"choice {choice!r}: expected 'top' or 'random'")
-    if per_query is not None and per_query < 1:
-        raise ConfigError(f"per_query {per_query}: expected at least 1")
-    run = pool.run
-    alive = np.repeat(pool.judged, np.diff(run.offsets))
-    removed = {"query without a positive": int((~alive).sum())}
+    selection = selection or Selection()
+    chosen, removed = _apply(pool, rules, selection)
+    entries = np.flatnonzero(chosen)
+    return _negatives(pool, entries), _report(pool, rules, entries, removed, selection)
+
+
+def _apply(
+    pool: MiningPool, rules: Sequence[MiningFilter], selection: Selection, stream: tuple[int, ...] = ()
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(entries,) bool of what is taken, and by rule how many it removed of each query."""
+    alive = np.repeat(pool.judged, np.diff(pool.run.offsets))
+    removed = {"query without a positive": _by_query(pool.run, ~alive)}
+
+    def note(name: str, kept: np.ndarray) -> np.ndarray:
+        gone = _by_query(pool.run, alive & ~kept)
+        removed[name] = removed[name] + gone if name in removed else gone
+        return alive & kept
+
     for rule in (NotPositive(), *rules):
-        kept = alive & rule(pool, alive)
-        removed[rule.name] = removed.get(rule.name, 0) + int(alive.sum() - kept.sum())
-        alive = kept
-    chosen = _choose(pool, alive, per_query, choice, seed)
-    removed["more than asked for"] = int(alive.sum() - chosen.sum())
-    return _negatives(pool, chosen), _report(pool, chosen, per_query, removed)
+        alive = note(rule.name, rule(pool, alive))
+    alive = note("more than asked for", _choose(pool, alive, selection, stream))
+    return alive, removed
 
 
-def _choose(pool: MiningPool, alive: np.ndarray, per_query: int | None, choice: Choice, seed: int) -> np.ndarray:
-    if per_query is None:
+def _by_query(run: Run, mask: np.ndarray) -> np.ndarray:
+    """How many True each query has. (queries,) int64."""
+    ends = np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])[run.offsets]
+    return np.diff(ends)
+
+
+def _choose(pool: MiningPool, alive: np.ndarray, selection: Selection, stream: tuple[int, ...]) -> np.ndarray:
+    if selection.per_query is None:
         return alive
-    if choice == "top":
-        return alive & (ranks_within(pool.run, alive) <= per_query)
+    if selection.choice == "top":
+        return alive & (ranks_within(pool.run, alive) <= selection.per_query)
     chosen = np.zeros_like(alive)
     names = hash_strings(pool.run.qids.array)
     for row in range(len(pool.run)):
         start, stop = int(pool.run.offsets[row]), int(pool.run.offsets[row + 1])
         entries = start + np.flatnonzero(alive[start:stop])
-        if len(entries) > per_query:
-            generator = np.random.default_rng([seed, int(names[row])])
-            entries = generator.choice(entries, size=per_query, replace=False)
+        if len(entries) > selection.per_query:
+            generator = np.random.default_rng([selection.seed, int(names[row]), *stream])
+            entries = generator.choice(entries, size=selection.per_query, replace=False)
         chosen[entries] = True
     return chosen
 
 
-def _negatives(pool: MiningPool, chosen: np.ndarray) -> Run:
+def _negatives(pool: MiningPool, entries: np.ndarray, more: dict[str, np.ndarray] | None = None) -> Run:
+    """A run of these entries of the pool's (query by query), without queries that have none.
+
+    Args:
+        more: further columns, (len(entries),) each; with `list_id` an entry may come several times.
+    """
     run = pool.run
-    columns: dict[str, Any] = {**run.columns, "first_rank": run.ranks.astype(np.int32), "teacher": pool.scores}
-    mined = Run(run.qids, run.offsets, run.vocabulary, run.codes, run.scores, columns, run.order, run.tag).filter(
-        chosen
-    )
-    filled = np.flatnonzero(np.diff(mined.offsets)).astype(np.int64)
+    counts = np.bincount(run.query_rows[entries], minlength=len(run))
+    columns: dict[str, Any] = {name: values[entries] for name, values in run.columns.items()}
+    columns |= {"first_rank": run.ranks[entries].astype(np.int32), "teacher": pool.scores[entries], **(more or {})}
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    mined = Run(run.qids, offsets, run.vocabulary, run.codes[entries], run.scores[entries], columns, run.order, run.tag)
+    filled = np.flatnonzero(counts).astype(np.int64)
     return mined.select(mined.qids.take(filled))
 
 
-def _report(pool: MiningPool, chosen: np.ndarray, per_query: int | None, removed: dict[str, int]) -> MiningReport:
-    counts = np.add.reduceat(np.append(chosen, False), pool.run.offsets[:-1]) if len(pool.run) else np.zeros(0, int)
-    counts = np.where(np.diff(pool.run.offsets) > 0, counts, 0)
+def _mine_own(
+    pool: MiningPool, positives: OwnPositives, rules: Sequence[MiningFilter], selection: Selection
+) -> tuple[Run, MiningReport]:
+    """A list for each scored positive: the rules see its score as the query's reference."""
+    entries: list[np.ndarray] = [np.zeros(0, np.int64)]
+    lists: list[np.ndarray] = [np.zeros(0, np.int32)]
+    totals: dict[str, np.ndarray] = {}
+    for number in range(max(positives.most, 1)):
+        reference = positives.numbered(number)
+        part = replace(pool, reference=reference)
+        if number:  # the first list tells of queries without any; later ones exist where there are more positives
+            part = replace(part, judged=pool.judged & ~np.isnan(reference))
+        chosen, removed = _apply(part, rules, selection, (number,))
+        there = np.ones(len(pool.run), bool) if not number else part.judged
+        totals = {name: totals.get(name, 0) + counts * there for name, counts in removed.items()}
+        entries.append(np.flatnonzero(chosen))
+        lists.append(np.full(len(entries[-1]), number, np.int32))
+    at, number = np.concatenate(entries), np.concatenate(lists)
+    order = np.lexsort([at, number, pool.run.query_rows[at]])
+    at, number = at[order], number[order]
+    scores = positives.scores_of(pool.run.query_rows[at], number)
+    mined = _negatives(pool, at, {"list_id": number, "reference": scores})
+    return mined, _report(pool, rules, at, totals, selection, lists=np.maximum(positives.counts, 1))
+
+
+def _report(
+    pool: MiningPool,
+    rules: Sequence[MiningFilter],
+    entries: np.ndarray,
+    removed: dict[str, np.ndarray],
+    selection: Selection,
+    *,
+    lists: np.ndarray | int = 1,
+) -> MiningReport:
+    """`lists`: how many lists each query has."""
+    counts = np.bincount(pool.run.query_rows[entries], minlength=len(pool.run))
+    wanted = None if selection.per_query is None else selection.per_query * lists
     return MiningReport(
         queries=len(pool.run),
         queries_without_positives=int((~pool.judged).sum()),
         queries_without_reference=int((pool.judged & np.isnan(pool.reference)).sum()),
-        queries_short=int(((counts > 0) & (counts < per_query)).sum()) if per_query is not None else 0,
+        queries_short=int(((counts > 0) & (counts < wanted)).sum()) if wanted is not None else 0,
         queries_empty=int((pool.judged & (counts == 0)).sum()),
-        candidates=len(pool.run.codes),
-        removed=removed,
-        kept=int(chosen.sum()),
+        candidates=int((np.diff(pool.run.offsets) * lists).sum()),
+        removed={name: int(values.sum()) for name, values in removed.items()},
+        kept=len(entries),
+        queries_inconsistent=int(_dropped(pool, rules).sum()),
+        trace=MiningTrace(pool.run.qids, pool.reference, removed, counts, np.zeros_like(counts)),
+    )
+
+
+def _dropped(pool: MiningPool, rules: Sequence[MiningFilter]) -> np.ndarray:
+    """Queries with positives that the ranking-consistency rule leaves nothing. (queries,) bool."""
+    rule = next((rule for rule in rules if isinstance(rule, ConsistentRanking)), None)
+    return np.zeros(len(pool.run), bool) if rule is None else pool.judged & ~rule.kept_queries(pool)
+
+
+def _with_padding(report: MiningReport, added: np.ndarray, per_query: int) -> MiningReport:
+    """The report after padding: how many each query got, and which lists are short nevertheless."""
+    assert report.trace is not None  # every report of ours has one
+    had, filled = report.trace.kept, report.trace.kept + added
+    return replace(
+        report,
+        padded=int(added.sum()),
+        queries_short=int(((filled > 0) & (filled < per_query)).sum()),
+        queries_empty=report.queries_empty - int(((had == 0) & (filled > 0)).sum()),
+        trace=replace(report.trace, padded=added),
     )
