@@ -23,7 +23,8 @@ __all__ = ["TorchIndex"]
 
 _QUERIES = 256  # queries in one product
 _SCORES = 1 << 20  # scores of one product on the CPU: larger blocks meet fewer barriers between threads
-_CUDA_BLOCK = 1 << 17
+_CUDA_BLOCK = 1 << 17  # rows that are copied there at a time
+_CUDA_SCORES = 1 << 29  # scores of one product over resident vectors: few kernels, and no copy of the vectors
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 Half = Literal["float16", "bfloat16"]
 
@@ -67,6 +68,8 @@ class TorchIndex:
         self.device, self._owner = torch.device(device), owner
         self.block = _check_block(block)
         self._tensors = [_as_tensor(array) for array in shards.arrays]
+        self._half = self.device.type != "cpu"  # there half precision is faster, on a CPU it is not
+        self._resident = resident
         self._starts = shards.starts[:-1].tolist()
         if resident and self.device.type != "cpu":
             self._tensors, self._starts = [_resident(self._tensors, self.device, precision)], [0]
@@ -168,7 +171,7 @@ class TorchIndex:
             queries = torch.nn.functional.normalize(queries.double(), dim=1).float()
         pairs = exclusion_pairs(check_exclude(exclude, len(queries)), len(self))
         batches = [
-            TopK(queries[at : at + _QUERIES], k, self._norm(), self._exclusions(pairs, at))
+            TopK(queries[at : at + _QUERIES], k, self._norm(), self._exclusions(pairs, at), half=self._half)
             for at in range(0, len(queries), _QUERIES)
         ]
         for start, documents in self._blocks(block) if batches else ():
@@ -194,7 +197,9 @@ class TorchIndex:
         return self._largest_norm
 
     def _suitable_block(self, queries: int) -> int:
-        return _CUDA_BLOCK if self.device.type != "cpu" else _SCORES // max(16, min(queries, _QUERIES))
+        if self.device.type == "cpu":
+            return _SCORES // max(16, min(queries, _QUERIES))
+        return _CUDA_SCORES // max(16, min(queries, _QUERIES)) if self._resident else _CUDA_BLOCK
 
     def _blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         for first, tensor in zip(self._starts, self._tensors, strict=True):

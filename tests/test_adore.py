@@ -274,7 +274,13 @@ def test_what_does_not_go_together_is_told_before_anything_is_loaded(config: dic
     assert any("searches no index" in line for line in problems({**config, "loss": ["infonce"]}, "method=contrastive"))
 
 
-_SCRIPT = (
+_SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+from rtk.retrieval.training.trainer import train
+train(sys.argv[1])
+"""
     "import sys, torch; torch.set_num_threads(1); from rtk.retrieval.training.trainer import train; train(sys.argv[1])"
 )
 

@@ -75,7 +75,7 @@ class LiveIndex:
         return self.exact.similarity
 
     def search(self, queries: Tensor, k: int) -> Tensor:
-        """Index rows of the exact k best, best first, padded with -1. (B, dim) → (B, k) int64 on the queries' device."""
+        """Rows of the exact k best, best first, padded with -1: (B, dim) → (B, k) int64 on the device of the queries."""
         return self.exact.topk(queries, k)[1].to(queries.device)
 
     def scores(self, queries: Tensor, rows: Tensor) -> Tensor:
