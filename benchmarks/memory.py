@@ -1,6 +1,6 @@
 """Memory of encoding and indexing generated short documents with a stub encoder: anonymous pages, and bytes a document.
 
-    python benchmarks/memory.py [--documents 1000000] [--backend torch] [--dimension 384]
+    python benchmarks/memory.py [--documents 1000000] [--backend torch] [--dimension 384] [--shard-size 50000]
 
 Anonymous memory is RssAnon of /proc/self/status: mapped pages, which the kernel can drop, do not count. Aim for torch:
 below 1.2 GB at 1,000,000 documents, growth of at most 100 bytes a document. FAISS Flat and bm25s hold everything while
@@ -53,9 +53,9 @@ def text(row: int) -> str:
     return f"document {row} speaks of w{row % 997} and w{row % 89} and w{row % 7}"
 
 
-def run(backend: str, ids: Ids, dimension: int) -> tuple[int, int]:
+def run(backend: str, ids: Ids, dimension: int, shard_size: int) -> tuple[int, int]:
     """Build and search; return the peak and what is held afterwards, in bytes."""
-    plan = BuildPlan(parse_backend(backend), shard_size=50_000, similarity="cosine")
+    plan = BuildPlan(parse_backend(backend), shard_size=shard_size, similarity="cosine")
 
     def texts(start: int, stop: int) -> Sequence[str]:
         return [text(row) for row in range(start, stop)]
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--backend", default="torch")
+    parser.add_argument("--shard-size", type=int, default=50_000, help="a shard or two are in memory while building")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run(
@@ -91,7 +92,7 @@ def main() -> None:
     ids = Ids(f"doc-{row:09d}" for row in range(options.documents))
     for part in (4, 2, 1):
         count = options.documents // part
-        peak, held = run(options.backend, ids[:count], options.dimension)
+        peak, held = run(options.backend, ids[:count], options.dimension, options.shard_size)
         growth = "" if before is None else f", growth {(peak - before[1]) / (count - before[0]):.1f} bytes a document"
         print(
             f"{options.backend} {count:,} documents: peak {peak / 1e9:.3f} GB, after {held / 1e9:.3f} GB{growth}",

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rtk.errors import MissingExtra
+from rtk.errors import MissingExtra, RtkError
 from rtk.extras import available
 from rtk.ids import Ids
 from rtk.indexes import BuildPlan, append, build_dense, build_lexical, delete, open_index, parse_backend
@@ -152,3 +153,49 @@ def test_pyserini_itself_searches_our_faiss_index(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.split() == ids.take(index.search(vectors[3:4], 3).rows[0])
+
+
+_BUILDER = """
+import sys, time
+from pathlib import Path
+from rtk.ids import Ids
+from rtk.indexes import BuildPlan, build_lexical, parse_backend
+
+def texts(start, stop):
+    Path(sys.argv[2]).touch()
+    time.sleep(0.05)
+    return [f"word{row} word{row % 7} common" for row in range(start, stop)]
+
+build_lexical(sys.argv[1], Ids([f"d{row}" for row in range(400)]), texts,
+              plan=BuildPlan(parse_backend("lucene"), shard_size=20))
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.6])
+def test_kill_9_while_indexing_and_run_again(tmp_path: Path, after: float) -> None:
+    """A killed build leaves no index; the same plan starts over and ends equal in count and hits to a whole one."""
+    out, begun = tmp_path / "cut", tmp_path / "begun"
+    process = subprocess.Popen([sys.executable, "-c", _BUILDER, str(out), str(begun)])
+    try:
+        deadline = time.monotonic() + 60
+        while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(after)
+    finally:
+        process.kill()
+        process.wait()
+    assert begun.exists()
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(RtkError, match=r"unfinished|building"):
+        open_index(out)
+    plan = BuildPlan(parse_backend("lucene"), shard_size=20)
+    ids = Ids([f"d{row}" for row in range(400)])
+    found = []
+    for folder in (out, tmp_path / "whole"):
+        index = build_lexical(
+            folder, ids, lambda start, stop: [f"word{r} word{r % 7} common" for r in range(start, stop)], plan=plan
+        )
+        hits = index.search(["word3", "common", "word399 word6"], 10)
+        found.append((len(index), hits.rows.tolist(), hits.scores.tolist()))
+    assert found[0] == found[1]
+    assert open_index(out, verify=True).search(["word3"], 1).rows[0, 0] >= 0
