@@ -85,11 +85,9 @@ def main() -> None:
     parser.add_argument("--shard-size", type=int, default=50_000, help="a shard or two are in memory while building")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run(
-        options.backend, Ids(f"doc-{row:09d}" for row in range(60_000)), options.dimension
-    )  # libraries loaded, allocator warm
-    before: tuple[int, int] | None = None
     ids = Ids(f"doc-{row:09d}" for row in range(options.documents))
+    run(options.backend, ids[:60_000], options.dimension, options.shard_size)  # libraries loaded, allocator warm
+    before: tuple[int, int] | None = None
     for part in (4, 2, 1):
         count = options.documents // part
         peak, held = run(options.backend, ids[:count], options.dimension, options.shard_size)
