@@ -281,8 +281,6 @@ torch.set_num_threads(1)
 from rtk.retrieval.training.trainer import train
 train(sys.argv[1])
 """
-    "import sys, torch; torch.set_num_threads(1); from rtk.retrieval.training.trainer import train; train(sys.argv[1])"
-)
 
 
 @pytest.mark.slow

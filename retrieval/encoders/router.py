@@ -34,7 +34,7 @@ def query_trained(model: SentenceTransformer, frozen: SentenceTransformer) -> Se
         modules=[router],
         device=str(model.device),
         similarity_fn_name=frozen.similarity_fn_name,
-        prompts=dict(model.prompts),
+        prompts={name: prompt for name, prompt in model.prompts.items() if prompt is not None},
         default_prompt_name=model.default_prompt_name,
         truncate_dim=model.truncate_dim,
     )
