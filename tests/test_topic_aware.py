@@ -61,8 +61,9 @@ def test_a_batch_is_full_and_a_function_of_seed_and_number(table: Any):
 
 
 def test_entries_are_a_positive_and_a_negative_of_their_query(table: Any):
+    sampler = sampler_of(table)
     for number in range(20):
-        draw = sampler_of(table).draw(number)
+        draw = sampler.draw(number)
         places = draw.entries - table.offsets[draw.rows][:, None]
         assert (places[:, 0] < table.positives[draw.rows]).all()
         assert ((places[:, 1] >= table.positives[draw.rows]) & (places[:, 1] < 4)).all()
@@ -77,7 +78,8 @@ def test_all_queries_of_a_batch_share_a_cluster_that_is_big_enough(table: Any):
 
 
 def test_clusters_come_up_uniformly_whatever_their_size(table: Any):
-    first = Counter(clusters_in(sampler_of(table, 1).draw(number))[0] for number in range(4000))
+    sampler = sampler_of(table, 1)
+    first = Counter(clusters_in(sampler.draw(number))[0] for number in range(4000))
     assert chisquare([first[number] for number in range(len(SIZES))]).pvalue > 1e-4
 
 
