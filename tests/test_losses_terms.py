@@ -1,0 +1,314 @@
+"""Loss terms as the trainer uses them: over processes, cached, with teachers that have gaps, and learning a toy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rtk.errors import ConfigError
+from rtk.retrieval.losses.batch import CandidateBatch, DenseBatch
+from rtk.retrieval.losses.candidate_terms import CANDIDATE_TERMS
+from rtk.retrieval.losses.context import LossContext
+from rtk.retrieval.losses.contrastive import guide_mask, in_batch_scores, info_nce, info_nce_over
+from rtk.retrieval.losses.dense_terms import DENSE_TERMS
+from rtk.retrieval.losses.distillation import kl_distillation, margin_mse_lists
+from rtk.retrieval.losses.dynamic_contrastive import dynamic_contrastive_loss
+from rtk.retrieval.losses.modules import InBatchLoss
+from rtk.retrieval.losses.options import LOSSES
+from rtk.retrieval.losses.plackett_luce import plackett_luce_distillation
+
+GRADCACHE = json.loads((Path(__file__).parent / "goldens" / "infonce_gradcache.json").read_text())["gradcache"]
+
+# What follows is one program: the tests import it, and two processes run it.
+PROGRAM = '''
+TERMS = [
+    ("infonce", {}),
+    ("infonce", {"gamma": 0.5}),
+    ("infonce", {"gamma": 0.5, "detach_weight": False, "learn_scale": True}),
+    ("infonce", {"directions": "symmetric"}),
+    ("infonce", {"directions": "joint", "gamma": 0.3}),
+    ("infonce", {"hardness": 5, "hardness_negatives": "all"}),
+    ("infonce", {"mixing": ["pairs", "lists"]}),
+    ("infonce", {"guide": "GUIDE"}),
+    ("infonce", {"guide": "GUIDE", "guide_margin": 0.05, "directions": "joint"}),
+    ("star", {"similarity": "dot"}),
+    ("margin-mse", {"teacher": "t"}),
+    ("margin-mse", {"teacher": ["t", "u"], "similarity": "dot"}),
+    ("kl", {"teacher": "t", "temperature": 2.0}),
+    ("pld", {"teacher": "t"}),
+    ("dcd", {"teacher": "t", "hardest": 1}),
+    ("dcd", {"teacher": "t", "variant": "wsl"}),
+    ("listnet", {}),
+    ("listwise-softmax", {}),
+    ("ranknet", {}),
+    ("lambda", {}),
+]
+QUERIES, NEGATIVES, DIM = 4, 2, 6
+
+
+def whole_batch():
+    """Columns of vectors and side values of the batch over all processes."""
+    generator = torch.Generator().manual_seed(0)
+    columns = [torch.randn(QUERIES, DIM, dtype=torch.float64, generator=generator) for _ in range(2 + NEGATIVES)]
+    allowed = torch.rand(QUERIES, QUERIES * (1 + NEGATIVES), generator=generator) > 0.3
+    teacher = 5 * torch.randn(2, QUERIES, 1 + NEGATIVES, generator=generator)
+    teacher[0, 1, 2] = teacher[0, 3] = teacher[1, 0, 1] = float("nan")
+    labels = torch.tensor([[2.0, 0, 1], [1, 0, 0], [1, 1, 1], [3, 2, 0]])
+    words = ["file", "cell", "wing", "heat", "gene", "risk", "date", "json", "path", "flow", "sort", "list"]
+    side = {"t": teacher[0], "u": teacher[1], "labels": labels, "allowed": allowed}
+    side |= {"number": torch.full((QUERIES,), 7), "part": torch.zeros(QUERIES, dtype=torch.int64)}
+    texts = [words[3 * row : 3 * row + 3] for row in range(QUERIES)]
+    return columns, {**side, "query_texts": words[:QUERIES], "document_texts": texts}
+
+
+def module_of(name, options, guide):
+    given = {key: guide if value == "GUIDE" else value for key, value in options.items()}
+    config = SimpleNamespace(seed=3, matryoshka=None)
+    context = LossContext(torch.nn.Linear(2, 2), (), config)
+    return InBatchLoss(torch.nn.Identity(), [LOSSES[name].options(name=name, **given)], context)
+
+
+def values_and_gradients(name, options, guide, mine):
+    """The loss of the slots `mine`, and its gradients on their vectors and on the loss's own parameters."""
+    columns, side = whole_batch()
+    leaves = [column[mine].clone().requires_grad_() for column in columns]
+    loss = module_of(name, options, guide).double()
+    value = sum(loss.from_embeddings(leaves, {key: value[mine] for key, value in side.items()}).values())
+    value.backward()
+    own = [parameter.grad.tolist() for parameter in loss.parameters() if parameter.grad is not None]
+    zero = torch.zeros_like(leaves[0])
+    return value.item(), [(zero if leaf.grad is None else leaf.grad).tolist() for leaf in leaves], own
+'''
+exec(PROGRAM)
+IDS = [f"{name}-{'-'.join(map(str, options.values()))}" for name, options in TERMS]  # noqa: F821
+
+_MAIN = """
+import json, sys, torch
+from types import SimpleNamespace
+import torch.distributed as dist
+from rtk.retrieval.losses.context import LossContext
+from rtk.retrieval.losses.modules import InBatchLoss
+from rtk.retrieval.losses.options import LOSSES
+{program}
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank, half = dist.get_rank(), QUERIES // 2
+found = [values_and_gradients(*term, sys.argv[2], slice(rank * half, (rank + 1) * half)) for term in TERMS]
+open(sys.argv[1] + str(rank) + ".json", "w").write(json.dumps(found))
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> list[Any]:
+    """What each of two processes found, term by term."""
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "two.py"
+    script.write_text(_MAIN.format(program=PROGRAM))
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    launch += [f"--master-port={20000 + (os.getpid() + 7) % 20000}", str(script), str(folder / "rank")]
+    subprocess.run([sys.executable, *launch, str(tiny_models / "dense")], check=True, cwd="/")
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)
+def test_two_processes_make_the_value_and_gradient_of_one(by_two: list[Any], tiny_models: Path, number: int):
+    expected = values_and_gradients(*TERMS[number], str(tiny_models / "dense"), slice(None))  # noqa: F821
+    ranks = [found[number] for found in by_two]
+    assert np.mean([rank[0] for rank in ranks]) == pytest.approx(expected[0], rel=1e-9)
+    # Data-parallel training takes the mean over processes, so each has twice the gradient of its own slots.
+    for column, gradient in enumerate(expected[1]):
+        halves = np.concatenate([rank[1][column] for rank in ranks]) / 2
+        np.testing.assert_allclose(halves, gradient, rtol=1e-8, atol=1e-12)
+    for at, gradient in enumerate(expected[2]):
+        assert np.mean([rank[2][at] for rank in ranks]) == pytest.approx(gradient, rel=1e-8)
+
+
+# --- against the pure functions ---
+
+
+def dense(name: str, **options: Any) -> tuple[torch.Tensor, DenseBatch]:
+    columns, side = whole_batch()  # noqa: F821
+    rows = torch.arange(4)
+    batch = DenseBatch(columns[0], torch.cat(columns[1:]), rows[:, None] + 4 * torch.arange(3)[None, :], side)
+    context = LossContext(torch.nn.Linear(2, 2), (), SimpleNamespace(seed=3))
+    return DENSE_TERMS[name](LOSSES[name].options(name=name, **options), context)(batch), batch
+
+
+PURE = {
+    "margin-mse": margin_mse_lists,
+    "kl": kl_distillation,
+    "pld": plackett_luce_distillation,
+    "dcd": dynamic_contrastive_loss,
+}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_teacher_terms_are_their_functions_on_own_documents_and_on_candidates(name: str):
+    value, batch = dense(name, teacher="t", similarity="dot", scale=0.7)
+    scores = 0.7 * torch.einsum("bd,bkd->bk", batch.queries, batch.documents[batch.own])
+    expected = PURE[name](scores, batch.side["t"].double())
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    context = LossContext(torch.nn.Identity())
+    term = CANDIDATE_TERMS[name](LOSSES[name].options(name=name, teacher="t"), context)
+    found = term(CandidateBatch(scores, batch.side["labels"], batch.side))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert context.metrics.take()[f"{name}-unscored"] == pytest.approx(4 / 12)
+
+
+def test_infonce_without_additions_is_the_plain_function():
+    value, batch = dense("infonce")
+    scores = in_batch_scores(batch.queries, batch.documents, similarity="cosine", scale=20)
+    assert value.item() == pytest.approx(info_nce(scores, batch.own[:, 0], batch.side["allowed"]).item(), rel=1e-9)
+
+
+def test_symmetric_masks_hold_in_both_directions():
+    value, batch = dense("infonce", directions="symmetric")
+    allowed = batch.side["allowed"]
+    forward = in_batch_scores(batch.queries, batch.documents, similarity="cosine", scale=20)
+    positive, eye = forward[:, :4].diagonal(), torch.eye(4, 12, dtype=torch.bool)
+    backward = forward[:, :4].T.masked_fill(~(allowed[:, :4].T | eye[:, :4]), -torch.inf)
+    pools = [forward.masked_fill(~(allowed | eye), -torch.inf), backward]
+    assert value.item() == pytest.approx(info_nce_over(positive, pools, joint=False).item(), rel=1e-9)
+
+
+def test_mixing_adds_negatives_and_is_the_same_for_the_same_batch():
+    plain, first, again = (dense("infonce", **given)[0] for given in ({}, {"mixing": "pairs"}, {"mixing": "pairs"}))
+    both, _ = dense("infonce", mixing=["pairs", "lists"])
+    assert first.item() == again.item()
+    assert plain < first < both
+
+
+def test_mixing_of_one_negative_is_refused():
+    columns, side = whole_batch()  # noqa: F821
+    rows = torch.arange(4)
+    batch = DenseBatch(columns[0], torch.cat(columns[1:3]), rows[:, None] + 4 * torch.arange(2)[None, :], side)
+    term = DENSE_TERMS["infonce"](
+        LOSSES["infonce"].options(name="infonce", mixing="lists", mask_false_negatives=False),
+        LossContext(torch.nn.Identity()),
+    )
+    with pytest.raises(ConfigError, match=r"at least two negatives .* there is 1; set sampling\.negatives"):
+        term(batch)
+
+
+def test_mixing_wants_cosine():
+    with pytest.raises(ValueError, match="similarity: cosine only"):
+        LOSSES["infonce"].options(name="infonce", mixing="pairs", similarity="dot")
+
+
+def test_the_guide_decides_which_negatives_count(tiny_models: Path):
+    from sentence_transformers import SentenceTransformer
+
+    path = str(tiny_models / "dense")
+    value, batch = dense("infonce", guide=path, mask_false_negatives=False)
+    guide = SentenceTransformer(path, device="cpu")
+    texts = batch.side["document_texts"]
+    documents = [text for column in range(3) for text in (row[column] for row in texts)]
+    given = guide.similarity(guide.encode(batch.side["query_texts"]), guide.encode(documents))
+    mask = guide_mask(given, given.diagonal())
+    assert 0.1 < mask.float().mean() < 0.9  # it does decide something
+    scores = in_batch_scores(batch.queries, batch.documents, similarity="cosine", scale=20)
+    assert value.item() == pytest.approx(info_nce(scores, batch.own[:, 0], mask).item(), rel=1e-6)
+
+
+def test_a_guide_is_neither_trained_nor_saved(tiny_models: Path):
+    loss = module_of("infonce", {"guide": "GUIDE"}, str(tiny_models / "dense"))  # noqa: F821
+    assert not list(loss.parameters())
+    assert not loss.state_dict()
+
+
+def test_margin_mse_learns_the_scale_of_cosines_and_leaves_dot_products_alone():
+    kind = LOSSES["margin-mse"].options
+    assert kind(name="margin-mse").learn_scale
+    assert not kind(name="margin-mse", similarity="dot").learn_scale
+    assert not kind(name="margin-mse", learn_scale=False).learn_scale
+
+
+def test_a_teacher_that_is_not_there_is_named():
+    table = SimpleNamespace(name="toy", scores={"labels": np.zeros(1), "bert": np.zeros(1)})
+    for given, message in (("colbert", "no scores of 'colbert'; it has those of 'bert'"),):
+        with pytest.raises(ConfigError, match=message):
+            CANDIDATE_TERMS["kl"](
+                LOSSES["kl"].options(name="kl", teacher=given), LossContext(torch.nn.Identity(), [table])
+            )
+    bare = SimpleNamespace(name="toy", scores={})
+    with pytest.raises(ConfigError, match="no scores of any teacher"):
+        CANDIDATE_TERMS["kl"](LOSSES["kl"].options(name="kl"), LossContext(torch.nn.Identity(), [bare]))
+
+
+# --- GradCache ---
+
+
+class _Golden(torch.nn.Module):
+    """The encoder of the published steps: tanh(x W), then dropout."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList(
+            torch.nn.Parameter(torch.tensor(GRADCACHE[name], dtype=torch.float64)) for name in ("Wq", "Wd")
+        )
+        self.dropout = dropout
+        self.device = torch.device("cpu")
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        weights = self.weights[int(features["side"][0])]
+        return {"sentence_embedding": torch.nn.functional.dropout(torch.tanh(features["x"] @ weights), self.dropout)}
+
+
+@pytest.mark.parametrize(
+    "step", GRADCACHE["steps"], ids=lambda s: f"{s['chunk_sizes']}-{s['dropout']}-{s['n_hard_negatives']}"
+)
+def test_our_cached_and_plain_steps_are_those_of_gradcache(step: dict):
+    model = _Golden(step["dropout"])
+    options = LOSSES["infonce"].options(name="infonce", similarity="dot", mask_false_negatives=False)
+    size = step["chunk_sizes"]
+    size = size[0] if isinstance(size, list) else size  # one size for both sides is what we offer
+    loss = InBatchLoss(model, [options], mini_batch_size=size)
+    if step["n_hard_negatives"]:
+        both = torch.tensor(GRADCACHE["xd_two_per_query"], dtype=torch.float64)
+        documents = [both[0::2], both[1::2]]
+    else:
+        documents = [torch.tensor(GRADCACHE["xd"], dtype=torch.float64)]
+    columns = [torch.tensor(GRADCACHE["xq"], dtype=torch.float64), *documents]
+    features = [{"x": x, "side": torch.full((len(x),), float(at > 0))} for at, x in enumerate(columns)]
+    torch.manual_seed(0)
+    value = loss(features, {})
+    value = value if isinstance(value, torch.Tensor) else value["infonce"]
+    value.backward()
+    assert value.item() == pytest.approx(step["loss"], rel=1e-9)
+    for weights, name in zip(model.weights, ("grad_Wq", "grad_Wd"), strict=True):
+        torch.testing.assert_close(weights.grad, torch.tensor(step[name], dtype=torch.float64), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)
+def test_cached_equals_uncached(number: int, tiny_models: Path, tiny_dense: Any):
+    name, options = TERMS[number]  # noqa: F821
+    given = {key: str(tiny_models / "dense") if value == "GUIDE" else value for key, value in options.items()}
+    _, side = whole_batch()  # noqa: F821
+    texts = side["document_texts"]
+    columns = [side["query_texts"], *([row[at] for row in texts] for at in range(3))]
+    found: list[Any] = []
+    for size in (None, 3):
+        tiny_dense.eval()
+        tiny_dense.zero_grad()
+        context = LossContext(tiny_dense, (), SimpleNamespace(seed=3))
+        loss = InBatchLoss(tiny_dense, [LOSSES[name].options(name=name, **given)], context, mini_batch_size=size)
+        value = loss([tiny_dense.preprocess(column) for column in columns], side)
+        value = value if isinstance(value, torch.Tensor) else value[name]
+        value.backward()
+        parameters = [p for p in (*tiny_dense.parameters(), *loss.parameters()) if p.grad is not None]
+        found.append((value.item(), [p.grad.clone() for p in parameters]))
+    (plain, cached) = found
+    assert cached[0] == pytest.approx(plain[0], rel=1e-5)
+    for ours, theirs in zip(cached[1], plain[1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * max(1.0, float(theirs.abs().max())))
