@@ -32,16 +32,24 @@ SMALL: dict[str, Any] = {
                 {"name": "index", "run": "index {collection} --out {out}/bm25"},
                 {"name": "search", "run": "search {out}/bm25 -c {collection} -k {k} --out {out}/{seed}.trec"},
             ],
-            "table": {
-                "collection": "{collection}",
-                "measures": ["nDCG@10"],
-                "rows": {"first": "{out}/1.trec", "each": "{out}/{seed}.trec"},
-                "baselines": ["first"],
-            },
-            "expect": [{"row": "each", "measure": "nDCG@10", "value": 1, "tolerance": 0.4, "source": "by hand"}],
+            "tables": [
+                {
+                    "collection": "{collection}",
+                    "measures": ["nDCG@10"],
+                    "rows": {"first": "{out}/1.trec", "each": "{out}/{seed}.trec"},
+                    "baselines": ["first"],
+                    "expect": [
+                        {"row": "each", "measure": "nDCG@10", "value": 1, "tolerance": 0.4, "source": "by hand"}
+                    ],
+                }
+            ],
         }
     },
 }
+
+
+TABLE = {"collection": "c", "measures": ["AP"], "rows": {"a": "b"}}
+EXPECTED = {"row": "a", "measure": "AP", "value": 1, "tolerance": 1, "source": "s"}
 
 
 def changed(**variant: Any) -> Recipe:
@@ -92,8 +100,9 @@ def test_run_resume_change_and_table(beir_folder: Callable[..., Path], tmp_path:
     other = rtk(*arguments, "k=2")
     assert other.returncode == 2
     assert "search, seed 1: there rtk search" in other.stderr
-    strict = [{**SMALL["variants"]["small"]["expect"][0], "value": 0.1, "tolerance": 0.01}]
-    path.write_text(yaml.safe_dump(changed(expect=strict).model_dump(mode="json")))
+    strict = [{"row": "each", "measure": "nDCG@10", "value": 0.1, "tolerance": 0.01, "source": "by hand"}]
+    tables = [{**SMALL["variants"]["small"]["tables"][0], "expect": strict}]
+    path.write_text(yaml.safe_dump(changed(tables=tables).model_dump(mode="json")))
     outside = rtk(*arguments)
     assert outside.returncode == 5
     assert "OUTSIDE" in outside.stdout
@@ -118,8 +127,9 @@ def test_a_run_that_no_step_made(beir_folder: Callable[..., Path], tmp_path: Pat
         ({"steps": [{"name": "a"}]}, "give either run or train"),
         ({"steps": [{"name": "a", "run": "x"}, {"name": "a", "run": "y"}]}, "same name: a"),
         ({"steps": [{"name": "a", "run": "index {nothing}"}]}, "unknown names in braces: nothing"),
-        ({"table": {"collection": "c", "measures": ["AP"], "rows": {"a": "b"}, "baselines": ["z"]}}, "no rows: z"),
-        ({"expect": [{"row": "z", "measure": "AP", "value": 1, "tolerance": 1, "source": "s"}]}, "has no AP of 'z'"),
+        ({"tables": [{**TABLE, "baselines": ["z"]}]}, "no rows: z"),
+        ({"tables": [{**TABLE, "expect": [{**EXPECTED, "row": "z"}]}]}, "has no AP of 'z'"),
+        ({"tables": []}, "at least 1"),
         ({"stepz": []}, "stepz"),
     ],
 )

@@ -90,7 +90,11 @@ def _shown(recipe: Recipe, name: str) -> str:
             lines += [f"{step.name}: rtk train with", *(f"    {line}" for line in text.splitlines())]
     lines += [
         "",
-        *(f"expected: {e.row}, {e.measure}: {e.value} ± {e.tolerance} ({e.source})" for e in variant.expect),
+        *(
+            f"expected: {spec.split}: {item.row}, {item.measure}: {item.value} ± {item.tolerance} ({item.source})"
+            for spec in variant.tables
+            for item in spec.expect
+        ),
     ]
     return "\n".join(lines).rstrip()
 

@@ -12,12 +12,12 @@
           - name: train
             train: {method: adore, model: minilm, output: "{out}/{seed}/adore", seed: "{seed}"}
           - {name: search, run: "search {out}/zero -m {out}/{seed}/adore -c {collection} --out {out}/{seed}/adore.trec"}
-        table:
-          collection: "{collection}"
-          measures: [nDCG@10, R@100]
-          rows: {ADORE: "{out}/{seed}/adore.trec"}
-        expect:
-          - {row: ADORE, measure: nDCG@10, value: 0.36, tolerance: 0.01, source: measured here}
+        tables:
+          - collection: "{collection}"
+            measures: [nDCG@10, R@100]
+            rows: {ADORE: "{out}/{seed}/adore.trec"}
+            expect:
+              - {row: ADORE, measure: nDCG@10, value: 0.36, tolerance: 0.01, source: measured here}
 
 `run` is a command of `rtk` without the word; `train` is a training configuration, which is written to a file and given
 to `rtk train`. Texts may hold {out}, {seed} and the names under `values`; a step or row with {seed} is done for each
@@ -59,23 +59,6 @@ class Step(_Part):
         return self
 
 
-class TableSpec(_Part):
-    """What is evaluated: runs by row name, and the rows that the others are held against."""
-
-    collection: str
-    split: str = "test"
-    measures: tuple[str, ...]
-    rows: dict[str, str]
-    baselines: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _baselines_are_rows(self) -> TableSpec:
-        unknown = [name for name in self.baselines if name not in self.rows]
-        if unknown:
-            raise ValueError(f"baselines that are no rows: {', '.join(unknown)}")
-        return self
-
-
 class Expectation(_Part):
     """A number to expect, how far off is still the same, and who says so."""
 
@@ -86,6 +69,27 @@ class Expectation(_Part):
     source: str
 
 
+class TableSpec(_Part):
+    """What is evaluated: runs by row name, the rows that the others are held against, and what should come out."""
+
+    collection: str
+    split: str = "test"
+    measures: tuple[str, ...]
+    rows: dict[str, str]
+    baselines: tuple[str, ...] = ()
+    expect: tuple[Expectation, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_rows(self) -> TableSpec:
+        unknown = [name for name in self.baselines if name not in self.rows]
+        if unknown:
+            raise ValueError(f"baselines that are no rows: {', '.join(unknown)}")
+        for item in self.expect:
+            if item.row not in self.rows or item.measure not in self.measures:
+                raise ValueError(f"expect: the table has no {item.measure} of {item.row!r}")
+        return self
+
+
 class Variant(_Part):
     """One way to run a recipe."""
 
@@ -94,8 +98,7 @@ class Variant(_Part):
     values: dict[str, str] = Field(default_factory=dict[str, str])
     seeds: tuple[int, ...] = (42,)
     steps: tuple[Step, ...]
-    table: TableSpec
-    expect: tuple[Expectation, ...] = ()
+    tables: tuple[TableSpec, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Variant:
@@ -105,13 +108,10 @@ class Variant(_Part):
             raise ValueError(f"steps of the same name: {', '.join(twice)}")
         known = {"out", "seed", *self.values}
         texts = [leaf for step in self.steps for leaf in _leaves(step.run or step.train)]
-        texts += [self.table.collection, *self.table.rows.values()]
+        texts += [text for table in self.tables for text in (table.collection, *table.rows.values())]
         unknown = sorted({name for text in texts for name in _names(text)} - known)
         if unknown:
             raise ValueError(f"unknown names in braces: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        for item in self.expect:
-            if item.row not in self.table.rows or item.measure not in self.table.measures:
-                raise ValueError(f"expect: the table has no {item.measure} of {item.row!r}")
         return self
 
 

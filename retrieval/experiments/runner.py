@@ -17,7 +17,7 @@ import yaml
 from ...errors import BackendError, ConfigError, nearest
 from ...files import atomic_path, read_json, write_json
 from .recipe import Recipe, Step, Variant, fill, uses_seed, words
-from .table import Outcome, make_table
+from .table import Outcome, make_tables
 
 __all__ = ["Command", "Result", "fill_names", "plan_commands", "run_recipe"]
 
@@ -105,7 +105,7 @@ def run_recipe(
         seconds = _run(command, out)
         state["steps"][command.key] = {**command.record(), "finished": True, "seconds": round(seconds, 1)}
         write_json(out / _STATE, state)
-    made = make_table(recipe.title, chosen, names, seeds, out)
+    made = make_tables(recipe.title, chosen, names, seeds, out)
     write_json(out / _STATE, {**state, "outcomes": [outcome.to_dict() for outcome in made.outcomes]})
     return Result(out, made.text, made.outcomes)
 

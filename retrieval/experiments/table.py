@@ -17,9 +17,9 @@ from ...eval.measure_names import canonical
 from ...eval.measures import Evaluation, evaluate
 from ...eval.report import Report, Table, markdown_table, text_table, write_report
 from ...eval.significance import compare
-from .recipe import Expectation, Variant, uses_seed
+from .recipe import Expectation, TableSpec, Variant, uses_seed
 
-__all__ = ["Made", "Outcome", "average", "make_table"]
+__all__ = ["Made", "Outcome", "average", "make_tables"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Made:
     outcomes: tuple[Outcome, ...]
 
 
-def make_table(title: str, variant: Variant, names: Mapping[str, str], seeds: Sequence[int], out: Path) -> Made:
-    """Evaluate all rows and write OUT/table.md and OUT/table.json.
+def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: Sequence[int], out: Path) -> Made:
+    """Evaluate all rows and write OUT/table.md, and OUT/table-1.json and so on.
 
     A row with seeds is the mean over them, query by query, which is what significance is tested on; how far the seeds
     lie apart stands in a table of its own.
@@ -65,7 +65,25 @@ def make_table(title: str, variant: Variant, names: Mapping[str, str], seeds: Se
     Raises:
         DataError: a run is missing.
     """
-    spec = variant.table
+    tables: list[Table] = []
+    outcomes: list[Outcome] = []
+    for number, spec in enumerate(variant.tables, start=1):
+        rows = _evaluate(spec, names, seeds)
+        averaged = {name: average(name, found) for name, found in rows.items()}
+        head = f"{title}: {Path(spec.collection.format_map(names)).name}, {spec.split}"
+        reports = [_report(head, averaged, baseline, spec.measures) for baseline in spec.baselines or (None,)]
+        tables += dict.fromkeys(table for report in reports for table in report.tables())  # the means only once
+        tables += [table] if (table := _spread(rows, spec.measures)) else []
+        outcomes += [_outcome(averaged[item.row], item) for item in spec.expect]
+        write_report(reports[0], out / f"table-{number}.json")
+    told = ["Measured beside expected:", "", *(f"- {outcome.line()}" for outcome in outcomes)] if outcomes else []
+    markdown = "\n\n".join([*map(markdown_table, tables), "\n".join(told)])
+    (out / "table.md").write_text(markdown.rstrip() + "\n", encoding="utf-8")
+    return Made("\n\n".join([*map(text_table, tables), "\n".join(told)]).rstrip(), tuple(outcomes))
+
+
+def _evaluate(spec: TableSpec, names: Mapping[str, str], seeds: Sequence[int]) -> dict[str, list[Evaluation]]:
+    """Each row's evaluations, one a seed where its runs have one."""
     collection = open_collection(spec.collection.format_map(names))
     judgments, conventions = collection.judgments(spec.split), collection.conventions
     rows: dict[str, list[Evaluation]] = {}
@@ -73,16 +91,7 @@ def make_table(title: str, variant: Variant, names: Mapping[str, str], seeds: Se
         each = [{**names, "seed": str(seed)} for seed in seeds] if uses_seed(place) else [dict(names)]
         runs = [_run(place.format_map(filled)) for filled in each]
         rows[name] = [evaluate(run, judgments, list(spec.measures), conventions=conventions) for run in runs]
-    averaged = {name: average(name, found) for name, found in rows.items()}
-    reports = [_report(title, averaged, baseline, spec.measures) for baseline in spec.baselines or (None,)]
-    tables = list(dict.fromkeys(table for report in reports for table in report.tables()))  # the means only once
-    tables += [table] if (table := _spread(rows, spec.measures)) else []
-    outcomes = tuple(_outcome(averaged[item.row], item) for item in variant.expect)
-    told = ["Measured beside expected:", "", *(f"- {outcome.line()}" for outcome in outcomes)] if outcomes else []
-    write_report(reports[0], out / "table.json")
-    markdown = "\n\n".join([*map(markdown_table, tables), "\n".join(told)])
-    (out / "table.md").write_text(markdown.rstrip() + "\n", encoding="utf-8")
-    return Made("\n\n".join([*map(text_table, tables), "\n".join(told)]).rstrip(), outcomes)
+    return rows
 
 
 def average(name: str, found: Sequence[Evaluation]) -> Evaluation:
