@@ -11,6 +11,7 @@ from .batch import CandidateBatch, DenseBatch, DenseTerm, Scorer
 from .candidate_terms import CANDIDATE_TERMS, MakeCandidateTerm
 from .context import LossContext
 from .contrastive_terms import InfoNCE, Star
+from .in_batch_teacher import IN_BATCH_TEACHER_TERMS
 from .options import LossOptions, ScoredOptions
 
 __all__ = ["DENSE_TERMS", "MakeDenseTerm", "lifted"]
@@ -37,6 +38,7 @@ def lifted(make: MakeCandidateTerm) -> MakeDenseTerm:
 DENSE_TERMS: dict[str, MakeDenseTerm] = {
     "infonce": InfoNCE,
     "star": Star,
+    **IN_BATCH_TEACHER_TERMS,
     **{
         name: lifted(CANDIDATE_TERMS[name])
         for name in ("margin-mse", "kl", "pld", "dcd", "listnet", "listwise-softmax", "ranknet", "lambda")

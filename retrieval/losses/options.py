@@ -208,7 +208,8 @@ class InBatchTeacherOptions(ScoredOptions):
 
     Attributes:
         weight: 0.75 belongs to the published code's scaling of the in-batch Margin-MSE.
-        similarity: the student's; its scores must reach the teacher's margins, as dot products do.
+        similarity: the student's; its scores must reach the teacher's margins, as dot products do. A cosine learns its
+            scale unless told otherwise.
         teacher: path or hub id of a sentence-transformers MultiVectorEncoder.
         chunk: texts that it encodes at once.
     """
@@ -217,6 +218,13 @@ class InBatchTeacherOptions(ScoredOptions):
     similarity: Literal["cosine", "dot"] = "dot"
     teacher: str
     chunk: PositiveInt = 32
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cosines_learn_their_scale(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("similarity") == "cosine":
+            return {"learn_scale": True, **values}
+        return values
 
 
 class InBatchLambdaOptions(InBatchTeacherOptions):
