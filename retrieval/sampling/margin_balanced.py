@@ -224,7 +224,7 @@ def pairs_of(
 
 def teacher_names(table: TrainingTable) -> list[str]:
     """The table's score columns that teachers wrote."""
-    return [name for name in table.scores if name not in ("labels", "first_stage")]
+    return [name for name in table.scores if name not in ("labels", "first_stage", "first_rank", "difficulty")]
 
 
 def _check_teachers(table: TrainingTable, teachers: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError
 from ...files import cache_dir, fsync_dir, sha256_file
 from .blocks import Part, Runs
 from .examples import RoleRuns, TableReport, TrainingTable, build_columns, write_table
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["make_table", "open_table", "open_tables"]
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
+_TAKEN = frozenset(
+    (
+        *("first_stage", "first_rank", "labels", "query", "positives", "documents", "grade"),
+        *("number", "rows", "part", "document_rows", "allowed", "difficulty", "query_texts", "document_texts"),
+    )
+)
+"""Names of columns and side values that no teacher's file can have."""
 _Columns = Callable[[Path], "tuple[pa.Table, TableReport]"]
 """Makes a table's columns; may leave temporary files in the folder."""
 
@@ -137,17 +144,30 @@ def _read(runs: Runs) -> RoleRuns:
             raise ConfigError(f"data.runs.teachers: {name!r} cannot name a second column; rename the file {path}")
         teachers[name] = read_run(path)
     return RoleRuns(
-        tuple(read_run(path) for path in runs.negatives),
+        tuple(_negatives(path) for path in runs.negatives),
         teachers,
         read_run(runs.first_stage) if runs.first_stage else None,
         read_run(runs.labels) if runs.labels else None,
     )
 
 
+def _negatives(path: str) -> Run:
+    """A run, or the negatives of a hard-negative file (.json, .jsonl, plain or gzip; see `eval.hard_negatives`)."""
+    from ...eval.files import read_run
+    from ...eval.hard_negatives import read_hard_negatives
+
+    if not path.removesuffix(".gz").endswith((".json", ".jsonl")):
+        return read_run(path)
+    found = read_hard_negatives(path).negatives
+    if found is None:
+        raise DataError("no negatives in this file, only scores", path=path)
+    return found
+
+
 def _named(path: str) -> str:
     """The score column of a file: "scores/bert-cat.run.gz" → "bert-cat"."""
     name = Path(path).name.split(".")[0]
-    if name in ("first_stage", "labels", "query", "positives", "documents", "grade", "number", "rows", "part"):
+    if name in _TAKEN:
         raise ConfigError(f"{name!r} cannot name a teacher's scores; rename the file {path}")
     return name
 

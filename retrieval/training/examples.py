@@ -6,7 +6,8 @@ An Arrow dataset, one row a query:
     positives    int32           how many of `documents` are positives; they come first
     documents    list<int32>     rows in the collection's documents: positives, then negatives in run order
     grade        list<float>     judged grade of each document, 0 where it has none
-    NAME         list<float>     one column a teacher (by file stem), `first_stage` and `labels`: NaN where unscored
+    NAME         list<float>     one column a teacher (by file stem), `first_stage` with `first_rank`, and `labels`:
+                                 NaN where unscored
 
 Nothing is a Python object per pair, and positives × negatives are never multiplied out: forty million scored pairs are
 40e6 × (4 + 4 + 4 a teacher) bytes on disk.
@@ -49,8 +50,10 @@ class RoleRuns:
     labels: Run | None = None
 
     def scores(self) -> dict[str, Run]:
-        """The runs that give a float column, by column name."""
+        """The runs that give a float column, by column name. `first_rank` holds the first stage's ranks, from 1."""
         extra = {"first_stage": self.first_stage, "labels": self.labels}
+        if self.first_stage is not None:
+            extra["first_rank"] = self.first_stage.replace(columns={"raw": self.first_stage.ranks.astype(np.float32)})
         return {**self.teachers, **{name: run for name, run in extra.items() if run is not None}}
 
 
@@ -133,9 +136,10 @@ def build_columns(
     missing: dict[str, int] = {}
     for name, run in runs.scores().items():
         pairs, beyond = _run_pairs(run, collection, split)
-        outside += beyond
         column = look_up(pairs.keys(size), pairs.value, keys, np.nan)
-        missing[name] = int(np.isnan(column).sum())
+        if name != "first_rank":  # of the same run as `first_stage`
+            outside += beyond
+            missing[name] = int(np.isnan(column).sum())
         table = table.append_column(name, _lists(table.column("documents").chunk(0), column))
     report = TableReport(
         queries=len(kept),
