@@ -6,16 +6,18 @@ replacement. A cluster that holds too few gives all it has and another one is dr
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import ConfigError
 from .base import Draw
-from .clusters import Clusters
+from .clusters import Clusters, write_clusters
 from .margin_balanced import PairSampler
 
 if TYPE_CHECKING:
@@ -110,11 +112,11 @@ class TopicAwareSampler:
         self.table, self.pairs, self.settings, self.part = table, pairs, settings, part
         if settings.batch_size % settings.groups:
             raise ConfigError(f"a batch of {settings.batch_size} does not divide into {settings.groups} groups")
+        self._clusters = clusters
         self._rows, self._offsets, self.report = self._members(clusters)
-        self._twins = settings.deduplicate and len(table.query_keys(self._rows)) > len(
-            np.unique(table.query_keys(self._rows))
-        )
-        self._check()
+        distinct = len(np.unique(table.query_keys(self._rows)))
+        self._twins = distinct < len(self._rows)
+        self._check(distinct if settings.deduplicate else len(self._rows))
 
     @property
     def batch_size(self) -> int:
@@ -137,8 +139,17 @@ class TopicAwareSampler:
         return [*self.report.lines(), *self.pairs.lines()]
 
     def record(self) -> dict[str, Any]:
-        """Plain values for the record of a run."""
-        return {"lines": self.lines()}
+        """Plain values for the record of a run; `fingerprint` is of who shares a topic with whom."""
+        digest = hashlib.sha256(self._rows.astype("<i8").tobytes() + self._offsets.astype("<i8").tobytes())
+        sizes = None if self._clusters is None else asdict(self._clusters.sizes())
+        return {"fingerprint": digest.hexdigest(), "clusters": sizes, "report": self.lines()}
+
+    def save(self, folder: Path) -> None:
+        """Leave the clusters beside the model, in the published format: another run can name the file."""
+        if self._clusters is not None:
+            write_clusters(
+                self._clusters, folder / (f"clusters-{self.part}.txt.gz" if self.part else "clusters.txt.gz")
+            )
 
     # --- which queries ---
 
@@ -220,9 +231,8 @@ class TopicAwareSampler:
         )
         return rows, np.concatenate([[0], np.cumsum(counts)]), report
 
-    def _check(self) -> None:
+    def _check(self, distinct: int) -> None:
         """Refuse what cannot fill a batch, and say what is odd."""
-        distinct = len(np.unique(self.table.query_keys(self._rows))) if self.settings.deduplicate else len(self._rows)
         wanted = self.batch_size if self.settings.deduplicate else 1
         if distinct < wanted:
             raise ConfigError(

@@ -88,21 +88,33 @@ def _flat(value: Any, place: str = "") -> dict[str, Any]:
     }
 
 
-def start(config: TrainConfig, tables: Sequence[TrainingTable], *, processes: int, score: Mapping[str, Any]) -> None:
+def start(
+    config: TrainConfig,
+    tables: Sequence[TrainingTable],
+    *,
+    processes: int,
+    score: Mapping[str, Any],
+    sampler: Any = None,
+) -> None:
     """Write `rtk-config.yaml` and `rtk-run.json` into the output; on resuming, check that the data are the same.
 
     Args:
         processes: how many share a batch.
         score: what the model's scores are: similarity and scale of a bi-encoder, logits of a reranker.
+        sampler: gives the batches. One with `record()` and `save(folder)` gives plain values, with a `fingerprint` of
+            what its batches depend on beside the data (clusters that were made), and leaves its files in the folder.
     """
     output = Path(config.output)
     data = [{"name": table.name, "fingerprint": table.fingerprint, **asdict(table.report)} for table in tables]
+    told = [part for part in getattr(sampler, "samplers", [sampler]) if hasattr(part, "record")]
+    sampling: list[dict[str, Any]] = [part.record() for part in told]
     values = {
         "status": "running",
         "seed": config.seed,
         "processes": processes,
         "score": dict(score),
         "data": data,
+        "sampling": sampling,
         "versions": {"rtk": __version__, "python": platform.python_version(), **_versions()},
         "commit": _commit(),
     }
@@ -110,14 +122,17 @@ def start(config: TrainConfig, tables: Sequence[TrainingTable], *, processes: in
         before = read_json(output / RUN_FILE)
         keys = [("processes", before["processes"], processes)]
         keys += [
-            (f"data.{number}.fingerprint", old["fingerprint"], new["fingerprint"])
-            for number, (old, new) in enumerate(zip(before["data"], data, strict=True))
+            (f"{name}.{number}.fingerprint", old["fingerprint"], new["fingerprint"])
+            for name, found in (("data", data), ("sampling", sampling))
+            for number, (old, new) in enumerate(zip(before[name], found, strict=True))
         ]
         changed = [f"{key}: there {old!r}, now {new!r}" for key, old, new in keys if old != new]
         if changed:
             raise ConfigError(f"{output} cannot be resumed, its batches would be others:", changed)
     with atomic_path(output / CONFIG_FILE) as temporary:
         temporary.write_text(print_config(config), encoding="utf-8")
+    for part in told:
+        part.save(output)
     write_json(output / RUN_FILE, values)
 
 

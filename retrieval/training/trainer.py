@@ -62,11 +62,14 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
     trainer = _make_trainer(config, arguments, tables, evaluator)
     if arguments.process_index == 0:
         what = getattr(trainer.loss, "score", None) or score(config)
-        record.start(config, tables, processes=arguments.world_size, score=what)
+        sampler = trainer._examples.sampler
+        record.start(config, tables, processes=arguments.world_size, score=what, sampler=sampler)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     output = Path(config.output)
     if arguments.process_index == 0:
         finish_model(trainer.model, config).save_pretrained(str(output))
+        if hasattr(trainer.loss, "save_beside"):  # a second model that the method trains
+            trainer.loss.save_beside(output)
         record.finish(config, _results(trainer))
     trainer.accelerator.wait_for_everyone()
     return output
