@@ -1,10 +1,11 @@
 """Hard-negative files: for each query its positives and, by mining system, its negatives, with teacher scores.
 
-Three forms of JSON line are read, and the first is written:
+Four forms of JSON line are read, and the first is written:
 
     {"qid": "1", "pos": [{"pid": "7", "ce-score": 9.5}], "neg": {"bm25": [{"pid": "9", "ce-score": -2.0}, …], …}}
     {"qid": 1, "pos": [7], "neg": {"bm25": [9, …], …}}          without scores
     {"1": {"7": 9.5, "9": -2.0}, …}                             scores alone
+    {"1": [9, 12, …], …}                                        negatives alone (STAR's static ones, in one line)
 
 Published files have whole numbers for ids; they are taken as their decimal digits, which is what MS MARCO's ids are.
 """
@@ -39,7 +40,7 @@ class HardNegatives:
     """What a hard-negative file holds, by role.
 
     Attributes:
-        positives: grade 1; None for a file of scores alone.
+        positives: grade 1; None for a file of scores or of negatives alone.
         negatives: one list for each query and mining system (column `list_id`, a place in `systems`), in the file's
             order, scored 1 / rank; None for a file of scores alone.
         systems: names of the mining systems.
@@ -53,7 +54,7 @@ class HardNegatives:
 
 
 def read_hard_negatives(path: str | Path) -> HardNegatives:
-    """Read a hard-negative file of any of the three forms (one form a file), plain or gzip.
+    """Read a hard-negative file of any of the four forms (one form a file), plain or gzip.
 
     Raises:
         DataError: with the line: another form, an id that is neither string nor whole number, a score that is no
@@ -70,7 +71,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path, self.line = path, 0
-        self.positives = JudgmentsBuilder(path=path)
+        self.positives, self.judged = JudgmentsBuilder(path=path), False
         self.systems: dict[str, int] = {}
         self.lists: dict[str, dict[int, list[str]]] = {}
         self.scores: dict[str, dict[str, float]] = {}
@@ -78,8 +79,11 @@ class _Reader:
     def add(self, entry: Mapping[str, Any], line: int) -> None:
         self.line = line
         if "qid" not in entry:
-            for qid, scores in entry.items():
-                self._add_scores(qid, scores)
+            for qid, value in entry.items():
+                if isinstance(value, list):
+                    self._add_list(qid, value)
+                else:
+                    self._add_scores(qid, value)
             return
         qid = self._id(entry["qid"])
         negatives = entry.get("neg")
@@ -87,6 +91,7 @@ class _Reader:
             raise self._error("expected the fields 'pos' (a list) and 'neg' (an object of lists by mining system)")
         if qid in self.lists:
             raise self._error(f"query {qid!r} is there twice")
+        self.judged = True
         for document in self._documents(qid, entry["pos"]):
             self.positives.add(qid, document, 1)
         self.lists[qid] = {
@@ -94,9 +99,16 @@ class _Reader:
             for system, listed in negatives.items()
         }
 
+    def _add_list(self, qid: str, listed: list[object]) -> None:
+        if qid in self.lists:
+            raise self._error(f"query {qid!r} is there twice")
+        self.lists[qid] = {self.systems.setdefault("static", len(self.systems)): self._documents(qid, listed)}
+
     def _add_scores(self, qid: str, scores: object) -> None:
         if not isinstance(scores, dict):
-            raise self._error('expected {"qid", "pos", "neg"} or {query id: {document id: score}}')
+            raise self._error(
+                'expected {"qid", "pos", "neg"}, {query id: {document id: score}} or {query id: [document id]}'
+            )
         if qid in self.scores:
             raise self._error(f"query {qid!r} is there twice")
         self.scores[qid] = {document: self._score(score) for document, score in scores.items()}
@@ -136,7 +148,8 @@ class _Reader:
             teacher = Run.from_lists(lists, tag="teacher")
         if not self.lists:
             return HardNegatives(None, None, (), teacher)
-        return HardNegatives(self.positives.finish(), self._negatives(), tuple(self.systems), teacher)
+        positives = self.positives.finish() if self.judged else None
+        return HardNegatives(positives, self._negatives(), tuple(self.systems), teacher)
 
     def _negatives(self) -> Run:
         parts = [(number, names) for lists in self.lists.values() for number, names in sorted(lists.items())]

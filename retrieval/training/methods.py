@@ -66,6 +66,22 @@ METHODS: dict[str, Method] = {
             examples="crops",
         ),
         Method(
+            "star",
+            "bi-encoder",
+            {
+                "loss": [{"name": "star"}],
+                "sampling": {"negatives": 1},
+                "trainer": {
+                    "per_device_train_batch_size": 32,
+                    "learning_rate": 2e-5,
+                    "num_train_epochs": 1,
+                    "warmup_steps": 0.02,  # 1000 of the published 50,000 steps
+                    "weight_decay": 0.01,
+                    "max_grad_norm": 1.0,
+                },
+            },
+        ),
+        Method(
             "adore",
             "bi-encoder",
             {
@@ -90,6 +106,24 @@ METHODS: dict[str, Method] = {
                 "loss": [{"name": "binary-cross-entropy"}],
                 "sampling": {"negatives": 7},
                 "trainer": {"per_device_train_batch_size": 8, "learning_rate": 2e-5, "num_train_epochs": 1},
+            },
+        ),
+        Method(
+            "cet",
+            "cross-encoder",
+            {
+                "lengths": {"query": 32, "document": 256},
+                "loss": [{"name": "cet", "temperature": 10.0}],
+                "sampling": {"negatives": 1},
+                "trainer": {
+                    "per_device_train_batch_size": 32,  # pairs: 64 sequences
+                    "learning_rate": 3e-6,
+                    "num_train_epochs": 1,
+                    "warmup_steps": 10_000,
+                    "weight_decay": 0.01,
+                    "adam_epsilon": 1e-8,
+                    "max_grad_norm": 1.0,
+                },
             },
         ),
         Method(
