@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from rtk.errors import ConfigError
 from rtk.retrieval.losses.batch import CandidateBatch, DenseBatch
@@ -28,9 +29,7 @@ from rtk.retrieval.losses.plackett_luce import plackett_luce_distillation
 
 GRADCACHE = json.loads((Path(__file__).parent / "goldens" / "infonce_gradcache.json").read_text())["gradcache"]
 
-# What follows is one program: the tests import it, and two processes run it.
-PROGRAM = '''
-TERMS = [
+TERMS: list[tuple[str, dict[str, Any]]] = [
     ("infonce", {}),
     ("infonce", {"gamma": 0.5}),
     ("infonce", {"gamma": 0.5, "detach_weight": False, "learn_scale": True}),
@@ -55,7 +54,7 @@ TERMS = [
 QUERIES, NEGATIVES, DIM = 4, 2, 6
 
 
-def whole_batch():
+def whole_batch() -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Columns of vectors and side values of the batch over all processes."""
     generator = torch.Generator().manual_seed(0)
     columns = [torch.randn(QUERIES, DIM, dtype=torch.float64, generator=generator) for _ in range(2 + NEGATIVES)]
@@ -70,14 +69,14 @@ def whole_batch():
     return columns, {**side, "query_texts": words[:QUERIES], "document_texts": texts}
 
 
-def module_of(name, options, guide):
+def module_of(name: str, options: dict[str, Any], guide: str) -> InBatchLoss:
     given = {key: guide if value == "GUIDE" else value for key, value in options.items()}
     config = SimpleNamespace(seed=3, matryoshka=None)
     context = LossContext(torch.nn.Linear(2, 2), (), config)
     return InBatchLoss(torch.nn.Identity(), [LOSSES[name].options(name=name, **given)], context)
 
 
-def values_and_gradients(name, options, guide, mine):
+def values_and_gradients(name: str, options: dict[str, Any], guide: str, mine: slice) -> tuple[float, Any, Any]:
     """The loss of the slots `mine`, and its gradients on their vectors and on the loss's own parameters."""
     columns, side = whole_batch()
     leaves = [column[mine].clone().requires_grad_() for column in columns]
@@ -87,24 +86,27 @@ def values_and_gradients(name, options, guide, mine):
     own = [parameter.grad.tolist() for parameter in loss.parameters() if parameter.grad is not None]
     zero = torch.zeros_like(leaves[0])
     return value.item(), [(zero if leaf.grad is None else leaf.grad).tolist() for leaf in leaves], own
-'''
-exec(PROGRAM)
-IDS = [f"{name}-{'-'.join(map(str, options.values()))}" for name, options in TERMS]  # noqa: F821
 
-_MAIN = """
-import json, sys, torch
-from types import SimpleNamespace
-import torch.distributed as dist
-from rtk.retrieval.losses.context import LossContext
-from rtk.retrieval.losses.modules import InBatchLoss
-from rtk.retrieval.losses.options import LOSSES
-{program}
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-rank, half = dist.get_rank(), QUERIES // 2
-found = [values_and_gradients(*term, sys.argv[2], slice(rank * half, (rank + 1) * half)) for term in TERMS]
-open(sys.argv[1] + str(rank) + ".json", "w").write(json.dumps(found))
-dist.destroy_process_group()
+
+def run_one_of_two(output: str, guide: str) -> None:
+    """What each process of the two does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, half = dist.get_rank(), QUERIES // 2
+    mine = slice(rank * half, (rank + 1) * half)
+    found = [values_and_gradients(name, options, guide, mine) for name, options in TERMS]
+    Path(f"{output}{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+IDS = [f"{name}-{'-'.join(map(str, options.values()))}" for name, options in TERMS]
+
+_TWO = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("terms", sys.argv[1])
+terms = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(terms)
+terms.run_one_of_two(*sys.argv[2:])
 """
 
 
@@ -113,17 +115,18 @@ def by_two(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> list[
     """What each of two processes found, term by term."""
     folder = tmp_path_factory.mktemp("two")
     script = folder / "two.py"
-    script.write_text(_MAIN.format(program=PROGRAM))
+    script.write_text(_TWO)
     launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    launch += [f"--master-port={20000 + (os.getpid() + 7) % 20000}", str(script), str(folder / "rank")]
-    subprocess.run([sys.executable, *launch, str(tiny_models / "dense")], check=True, cwd="/")
+    launch += [f"--master-port={20000 + (os.getpid() + 7) % 20000}", str(script)]
+    given = [str(Path(__file__).resolve()), str(folder / "rank"), str(tiny_models / "dense")]
+    subprocess.run([sys.executable, *launch, *given], check=True, cwd="/")
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)
 def test_two_processes_make_the_value_and_gradient_of_one(by_two: list[Any], tiny_models: Path, number: int):
-    expected = values_and_gradients(*TERMS[number], str(tiny_models / "dense"), slice(None))  # noqa: F821
+    expected = values_and_gradients(*TERMS[number], str(tiny_models / "dense"), slice(None))
     ranks = [found[number] for found in by_two]
     assert np.mean([rank[0] for rank in ranks]) == pytest.approx(expected[0], rel=1e-9)
     # Data-parallel training takes the mean over processes, so each has twice the gradient of its own slots.
@@ -138,7 +141,7 @@ def test_two_processes_make_the_value_and_gradient_of_one(by_two: list[Any], tin
 
 
 def dense(name: str, **options: Any) -> tuple[torch.Tensor, DenseBatch]:
-    columns, side = whole_batch()  # noqa: F821
+    columns, side = whole_batch()
     rows = torch.arange(4)
     batch = DenseBatch(columns[0], torch.cat(columns[1:]), rows[:, None] + 4 * torch.arange(3)[None, :], side)
     context = LossContext(torch.nn.Linear(2, 2), (), SimpleNamespace(seed=3))
@@ -190,7 +193,7 @@ def test_mixing_adds_negatives_and_is_the_same_for_the_same_batch():
 
 
 def test_mixing_of_one_negative_is_refused():
-    columns, side = whole_batch()  # noqa: F821
+    columns, side = whole_batch()
     rows = torch.arange(4)
     batch = DenseBatch(columns[0], torch.cat(columns[1:3]), rows[:, None] + 4 * torch.arange(2)[None, :], side)
     term = DENSE_TERMS["infonce"](
@@ -222,7 +225,7 @@ def test_the_guide_decides_which_negatives_count(tiny_models: Path):
 
 
 def test_a_guide_is_neither_trained_nor_saved(tiny_models: Path):
-    loss = module_of("infonce", {"guide": "GUIDE"}, str(tiny_models / "dense"))  # noqa: F821
+    loss = module_of("infonce", {"guide": "GUIDE"}, str(tiny_models / "dense"))
     assert not list(loss.parameters())
     assert not loss.state_dict()
 
@@ -292,9 +295,9 @@ def test_our_cached_and_plain_steps_are_those_of_gradcache(step: dict):
 
 @pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)
 def test_cached_equals_uncached(number: int, tiny_models: Path, tiny_dense: Any):
-    name, options = TERMS[number]  # noqa: F821
+    name, options = TERMS[number]
     given = {key: str(tiny_models / "dense") if value == "GUIDE" else value for key, value in options.items()}
-    _, side = whole_batch()  # noqa: F821
+    _, side = whole_batch()
     texts = side["document_texts"]
     columns = [side["query_texts"], *([row[at] for row in texts] for at in range(3))]
     found: list[Any] = []

@@ -28,6 +28,7 @@ from ...errors import ConfigError, DataError, nearest
 from ..losses.options import LOSSES, LossOptions
 from .arguments import trainer_problems
 from .blocks import Block, Data, Evaluation, Lengths, Lora, Matryoshka, Optimizer, RandomSampling, TopicSampling
+from .loss_checks import loss_problems
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys
 
@@ -290,6 +291,7 @@ def _cross_checks(config: TrainConfig) -> list[str]:
     problems += _model_problems(config)
     problems += _crop_problems(config)
     problems += _pair_problems(config)
+    problems += loss_problems(config)
     every = config.evaluation.every if config.evaluation else 0
     save_steps = config.trainer.get("save_steps", every)
     if every and (not isinstance(save_steps, int) or save_steps % every):

@@ -1,0 +1,52 @@
+"""What a configuration's losses need of its other blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import nearest
+from ..losses.options import InfoNCEOptions, ScoredOptions, TeacherOptions
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+
+__all__ = ["loss_problems"]
+
+
+def loss_problems(config: TrainConfig) -> list[str]:
+    """What a loss needs of the rest, or cannot have here."""
+    problems: list[str] = []
+    for number, item in enumerate(config.loss):
+        if isinstance(item, TeacherOptions):
+            problems += _teacher_problems(config, item, f"loss.{number}.teacher")
+        if isinstance(item, ScoredOptions) and config.preset.family == "cross-encoder":
+            plain = type(item)(name=item.name)
+            problems += [
+                f"loss.{number}.{key}: is about vectors; a cross-encoder's logits are taken as they are"
+                for key in ("similarity", "scale", "learn_scale")
+                if getattr(item, key) != getattr(plain, key)
+            ]
+        negatives = getattr(config.sampling, "negatives", None)
+        if isinstance(item, InfoNCEOptions) and item.mixing and (negatives or 0) < 2:
+            problems.append(f"loss.{number}.mixing: needs sampling.negatives of 2 or more, it is {negatives}")
+    return problems
+
+
+def _teacher_problems(config: TrainConfig, item: TeacherOptions, place: str) -> list[str]:
+    """Every collection has scores of the teachers that a loss wants."""
+    wanted = (item.teacher,) if isinstance(item.teacher, str) else item.teacher or ()
+    problems: list[str] = []
+    for part in config.data.parts():
+        files = part.runs.teachers if part.pairs is None else (part.pairs,)
+        known = [Path(file).name.split(".")[0] for file in files]
+        if not known:
+            problems.append(
+                f"{place}: {item.name!r} needs a teacher's scores; give data.runs.teachers for {part.collection}"
+            )
+        problems += [
+            f"{place}: {part.collection} has no scores of {name!r}{nearest(name, known)}"
+            for name in wanted
+            if known and name not in known
+        ]
+    return problems
