@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -259,3 +264,327 @@ def test_a_queue_begins_with_unit_vectors_of_its_generator():
 def test_low_precision_vectors_are_scored_in_float32():
     queries = torch.randn(2, 4).bfloat16()
     assert queue_scores(queries, queries, torch.randn(4, 4), temperature=0.05).dtype == torch.float32
+
+
+# --- corpora as tokens, and batches from them ---
+
+WORDS = ["file", "read", "write", "list", "sort", "merge", "text", "cell", "protein", "gene", "vitamin", "risk"]
+WORDS += ["cancer", "study", "wing", "flow", "heat", "air", "query", "document", "string", "number", "time", "date"]
+
+
+@pytest.fixture
+def corpus(beir_folder: Callable[..., Path]) -> Path:
+    """Eighty documents of five to thirty-nine known words, one token each, and one without a token."""
+    generator = random.Random(0)
+    texts = [" ".join(generator.choices(WORDS, k=generator.randint(5, 39))) for _ in range(80)]
+    lines = [{"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate([*texts, ""])]
+    return beir_folder("corpus", corpus=lines)
+
+
+def tokens_of(folder: Path, tokenizer: Any) -> Any:
+    from rtk.eval.collection import open_collection
+    from rtk.retrieval.training.tokens import open_tokens
+
+    return open_tokens(open_collection(str(folder)), tokenizer)
+
+
+def test_tokens_are_the_documents_own_and_written_once(corpus: Path, tiny_dense: Any, monkeypatch: pytest.MonkeyPatch):
+    from rtk.eval.collection import open_collection
+    from rtk.retrieval.training import tokens
+
+    table, documents = tokens_of(corpus, tiny_dense.tokenizer), open_collection(str(corpus)).documents
+    for row in (0, 7, 79, 80):
+        expected = tiny_dense.tokenizer(documents.texts([row])[0], add_special_tokens=False)["input_ids"]
+        assert table.tokens[table.offsets[row] : table.offsets[row + 1]].tolist() == expected
+    assert table.tokens.dtype == np.uint16
+    assert table.report.documents == 81
+    assert table.report.without_tokens == 1
+    assert not set(table.tokens.tolist()) & set(tiny_dense.tokenizer.all_special_ids)
+    monkeypatch.setattr(tokens, "_build", None)
+    assert np.array_equal(tokens_of(corpus, tiny_dense.tokenizer).tokens, table.tokens)
+
+
+def test_another_tokenizer_makes_another_file(corpus: Path, tiny_dense: Any):
+    from transformers import BertTokenizerFast
+
+    vocabulary = {token: number for token, number in tiny_dense.tokenizer.get_vocab().items() if token != "file"}
+    other = BertTokenizerFast(vocab=dict(zip(vocabulary, range(len(vocabulary)), strict=True)))
+    assert tokens_of(corpus, other).fingerprint != tokens_of(corpus, tiny_dense.tokenizer).fingerprint
+
+
+def test_replacements_are_never_special_tokens():
+    from rtk.retrieval.training.tokens import ordinary_range
+
+    assert ordinary_range([0, 100, 101, 102, 103], 30522) == (104, 30521)
+    assert ordinary_range([999, 1000], 1001) == (0, 998)
+    assert ordinary_range([], 5) == (0, 4)
+    with pytest.raises(ConfigError, match="special tokens only"):
+        ordinary_range([0, 1], 2)
+
+
+def test_crops_are_collated_as_published():
+    from rtk.retrieval.training.crop_examples import CropCollator
+
+    fields = {"pad_token_id": 0, "padding_side": "right", "model_input_names": ["input_ids", "attention_mask"]}
+
+    class Tokenizer:
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [101, 7, 102] if add_special_tokens else [7]}
+
+    tokenizer = Tokenizer()
+    for name, value in fields.items():
+        setattr(tokenizer, name, value)
+    expected = DATA["dataset"]
+    collated = expected["collated_first3"]
+    for name in "qk":
+        crops = [np.array(item[f"{name}_tokens"][1:-1], np.uint16) for item in expected["items"][:3]]
+        features = CropCollator(tokenizer).collate(crops)
+        assert features["input_ids"].tolist() == collated[f"{name}_tokens"]
+        assert features["attention_mask"].bool().tolist() == collated[f"{name}_mask"]
+
+
+def test_collated_crops_are_what_the_model_makes_of_their_text(tiny_dense: Any):
+    from rtk.retrieval.training.crop_examples import CropCollator
+
+    texts = ["read the file", "cell protein gene vitamin"]
+    rows = [np.array(tiny_dense.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    ours, theirs = CropCollator(tiny_dense.tokenizer).collate(rows), tiny_dense.preprocess(texts)
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert torch.equal(ours[name], theirs[name])
+    tiny_dense.tokenizer.padding_side = "left"
+    left = CropCollator(tiny_dense.tokenizer).collate(rows)
+    assert left["attention_mask"][0].tolist() == [0, *theirs["attention_mask"][0].tolist()[:-1]]
+
+
+# --- the loss as a module ---
+
+
+def moco_loss(model: Any, **options: Any) -> Any:
+    from rtk.retrieval.losses.momentum import MocoLoss
+    from rtk.retrieval.losses.options import MocoOptions
+
+    return MocoLoss(model, MocoOptions(name="moco", **{"queue_size": 8, "momentum": 0.5, **options}))
+
+
+def columns(model: Any) -> list[dict[str, torch.Tensor]]:
+    return [model.preprocess(texts) for texts in (["file read", "cell gene"], ["read the file", "a cell"])]
+
+
+def test_no_gradient_reaches_the_key_encoder_and_it_follows_the_model(tiny_dense: Any):
+    loss = moco_loss(tiny_dense)
+    with torch.no_grad():
+        for parameter in tiny_dense.parameters():
+            parameter.add_(0.1)
+    before = [parameter.clone() for parameter in loss.key_encoder.parameters()]
+    value = loss(columns(tiny_dense), {})["moco"]
+    value.backward()
+    assert any(parameter.grad is not None for parameter in tiny_dense.parameters())
+    for key, old, query in zip(loss.key_encoder.parameters(), before, tiny_dense.parameters(), strict=True):
+        assert key.grad is None
+        torch.testing.assert_close(key, (old + query.detach()) / 2)
+    assert int(loss.pointer) == 2
+
+
+def test_the_queue_takes_the_keys_of_each_step_in_turn(tiny_dense: Any):
+    loss = moco_loss(tiny_dense, key_encoder_train=False)
+    start = loss.queue.clone()
+    torch.testing.assert_close(start.norm(dim=1), torch.ones(8))
+    for step in range(5):
+        loss(columns(tiny_dense), {})
+        if step == 0:
+            keys = loss.key_encoder(columns(tiny_dense)[1])["sentence_embedding"]
+            torch.testing.assert_close(loss.queue[:2], keys, atol=1e-6, rtol=1e-5)
+            assert torch.equal(loss.queue[2:], start[2:])
+    assert int(loss.pointer) == 2
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_key_encoder_drops_out_unless_told_otherwise(tiny_dense: Any, train: bool):
+    tiny_dense.train()
+    loss = moco_loss(tiny_dense, key_encoder_train=train, momentum=0.0)
+    for _ in range(2):
+        loss(columns(tiny_dense), {})
+    assert torch.equal(loss.queue[0], loss.queue[2]) is not train
+
+
+def test_frozen_parameters_of_the_key_encoder_stay_bit_for_bit(tiny_dense: Any):
+    frozen = dict(tiny_dense.named_parameters())
+    for name, parameter in frozen.items():
+        parameter.requires_grad_("layer.1" in name)
+    loss = moco_loss(tiny_dense, momentum=0.9)
+    loss(columns(tiny_dense), {})
+    for name, parameter in loss.key_encoder.named_parameters():
+        assert "layer.1" in name or torch.equal(parameter, frozen[name])
+
+
+# --- training ---
+
+
+@pytest.fixture
+def config(corpus: Path, tiny_models: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "method": "contriever",
+        "model": str(tiny_models / "dense"),
+        "data": {"collection": str(corpus)},
+        "sampling": {"chunk_length": 16, "ratio_min": 0.2},
+        "loss": [{"name": "moco", "queue_size": 24, "momentum": 0.9}],
+        "drop_normalisation": True,
+        "trainer": {
+            **{"per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_steps": 8, "warmup_steps": 0},
+            **{"use_cpu": True, "save_steps": 4, "logging_steps": 1},
+        },
+        "output": str(tmp_path / "model"),
+    }
+
+
+def train(config: dict[str, Any], *overrides: str) -> Path:
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.trainer import train as run
+
+    return run(load_config(config, overrides))
+
+
+def state(output: Path) -> dict[str, torch.Tensor]:
+    """The model's weights and those of the loss in the last checkpoint."""
+    from safetensors.torch import load_file
+
+    last = max((output / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    loss = load_file(last / "loss.safetensors") if (last / "loss.safetensors").is_file() else {}
+    return load_file(output / "model.safetensors") | {f"loss.{name}": value for name, value in loss.items()}
+
+
+def stopped(config: dict[str, Any], at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until the loss of step `at` + 1, as if the process had been killed there."""
+    from rtk.retrieval.training import loops
+
+    original = loops._Loop.compute_loss
+
+    def stop(self: Any, *given: Any, **settings: Any) -> Any:
+        if self.state.global_step == at:
+            raise KeyboardInterrupt
+        return original(self, *given, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops._Loop, "compute_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+
+
+def test_pre_training_writes_a_model_with_free_lengths_and_says_what_it_did(config: dict[str, Any]):
+    from sentence_transformers import SentenceTransformer
+
+    output = train(config)
+    record = json.loads((output / "rtk-run.json").read_text())
+    assert record["score"]["similarity"] == "dot"
+    assert record["data"][0]["documents"] == 81
+    model = SentenceTransformer(str(output), device="cpu")
+    assert model.similarity_fn_name == "dot"
+    lengths = torch.as_tensor(model.encode(["file", "cell gene study"])).norm(dim=1)
+    assert (lengths - 1).abs().max() > 0.05
+    log = json.loads((output / "checkpoints" / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    assert all(0 <= entry["accuracy"] <= 1 for entry in log if "loss" in entry)
+
+
+def test_pre_training_learns_to_tell_its_own_key_from_others(config: dict[str, Any]):
+    config["trainer"] |= {"max_steps": 120, "save_steps": 120, "logging_steps": 30, "lr_scheduler_type": "constant"}
+    config["sampling"] = {"chunk_length": 30, "ratio_min": 0.3}
+    output = train(config, "drop_normalisation=false")
+    log = json.loads((output / "checkpoints" / "checkpoint-120" / "trainer_state.json").read_text())["log_history"]
+    found = [entry["accuracy"] for entry in log if "accuracy" in entry]
+    assert found[-1] > 2 * found[0]
+
+
+@pytest.mark.parametrize("loss", ["moco", "infonce"])
+def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], loss: str, monkeypatch: pytest.MonkeyPatch):
+    if loss == "infonce":
+        config["loss"] = [{"name": "infonce", "similarity": "dot", "scale": 20}]
+    config["trainer"]["max_steps"] = 10
+    whole = state(train({**config, "output": config["output"] + "-whole"}))
+    stopped(config, 6, monkeypatch)
+    halves = state(train(config))
+    assert halves.keys() == whole.keys()
+    assert ("loss.queue" in whole) == (loss == "moco")
+    assert all(torch.equal(value, whole[name]) for name, value in halves.items())
+
+
+def test_several_collections_are_drawn_from(config: dict[str, Any], beir_folder: Callable[..., Path]):
+    lines = [{"_id": f"e{number}", "title": "", "text": "air heat flow wing " * 20} for number in range(5)]
+    other = beir_folder("other", corpus=lines)
+    parts = [{"collection": config["data"]["collection"]}, {"collection": str(other)}]
+    output = train({**config, "data": {"mixture": parts}}, "trainer.max_steps=2", "sampling.size_exponent=0.5")
+    assert [part["documents"] for part in json.loads((output / "rtk-run.json").read_text())["data"]] == [81, 5]
+
+
+def test_a_batch_that_is_no_number_names_its_documents(config: dict[str, Any], tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    from rtk.errors import BackendError
+
+    broken = tmp_path / "broken"
+    shutil.copytree(config["model"], broken)
+    values = load_file(broken / "model.safetensors")
+    values["embeddings.word_embeddings.weight"][:] = float("nan")
+    save_file(values, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackendError, match=r"at step 1 \(batch 0, queries d\d+, d\d+"):
+        train({**config, "model": str(broken)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": [{"name": "moco", "queue_size": 20}]}, "20 is no multiple of the batch over all processes, 8; 16"),
+        ({"sampling": {"chunk_length": 140, "ratio_max": 1}}, "up to 142 tokens .* reads 128"),
+        ({"sampling": {"ratio_min": 0.9}}, "ratio_min 0.9 is above"),
+        ({"lengths": {"query": 8}}, "leave lengths out"),
+        ({"loss": ["margin-mse"]}, "take moco or infonce"),
+        ({"data": {"collection": "x", "runs": {"negatives": __file__}}}, "data.runs: this method reads documents only"),
+        ({"method": "contrastive", "sampling": {}}, "'moco' goes with method contriever"),
+    ],
+    ids=["queue", "length", "ratios", "lengths", "loss", "runs", "method"],
+)
+def test_what_does_not_fit_is_refused(config: dict[str, Any], changes: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        train(config | changes)
+
+
+def test_normalisation_that_is_not_there_cannot_be_dropped(config: dict[str, Any], tiny_models: Path):
+    with pytest.raises(ConfigError, match="ends with Pooling"):
+        train({**config, "model": str(tiny_models / "bert")})
+
+
+_ONE_OR_TWO = """
+import json, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from rtk.retrieval.training import trainer
+trainer.train(json.loads(Path(sys.argv[1]).read_text()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["moco", "infonce"])
+def test_two_processes_end_where_one_does(config: dict[str, Any], loss: str, tmp_path: Path):
+    model = tmp_path / "no-dropout"
+    shutil.copytree(config["model"], model)
+    settings = json.loads((model / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps(settings))
+    if loss == "infonce":
+        config["loss"] = [{"name": "infonce", "similarity": "dot", "scale": 20}]
+    (tmp_path / "run.py").write_text(_ONE_OR_TWO)
+    states = []
+    for processes in (1, 2):
+        trainer = config["trainer"] | {"optim": "sgd", "learning_rate": 0.01, "max_steps": 4}
+        trainer["per_device_train_batch_size"] = 8 // processes
+        path = tmp_path / f"{processes}.json"
+        output = tmp_path / f"by-{processes}"
+        path.write_text(json.dumps({**config, "model": str(model), "trainer": trainer, "output": str(output)}))
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
+        start = launch if processes == 2 else []
+        subprocess.run([sys.executable, *start, str(tmp_path / "run.py"), str(path)], check=True, cwd="/")
+        states.append(state(output))
+    one, two = states
+    assert one.keys() == two.keys()
+    for name, value in two.items():
+        torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-5)
