@@ -3,9 +3,9 @@
     teacher_pos  teacher_neg  qid  pos_id  neg_id        pairs with raw teacher scores (TAS-B, Margin-MSE)
     qid  pos_id  neg_id                                  triples
 
-One a line, separated by a tab or by blanks; .gz is decompressed. The lines are parsed in blocks into a scratch file of
-integers, sorted by query there, and joined a range of queries at a time: 40 million lines are 800 MB of scratch and
-about 1 GB of memory while they are converted, once.
+One a line, separated by a tab or by blanks, with or without a header over the scores; .gz is decompressed. The lines are
+parsed in blocks into a scratch file of integers, sorted by query there, and joined a range of queries at a time: 40
+million lines are 800 MB of scratch and about 1 GB of memory while they are converted, once.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ class PairFile:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the lines look: scored or not, and whether a single tab separates the fields."""
+    """How the lines look: scored or not, whether a single tab separates the fields, and lines before the first pair."""
 
     scored: bool
     tabs: bool
+    header: int
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ def pair_table(collection: Collection, split: str, pairs: PairFile, scratch: Pat
     joined = _Joined(scratch, 2 * len(lines), scored=layout.scored)
     with progress.task("join pairs", len(lines)) as advance:
         for start, stop in _ranges(lines["query"], order):
-            part = _join(lines[order[start:stop]], order[start:stop], size, pairs)
+            part = _join(lines[order[start:stop]], order[start:stop] + 1 + layout.header, size, pairs)
             grades = look_up(judged.keys(size), judged.value, part.keys, 0.0)
             joined.add(part, grades, size)
             advance(stop - start)
@@ -109,11 +110,13 @@ def _look(path: Path) -> _Layout:
     """The layout, by the first line."""
     with _open(path) as handle:
         first = handle.readline()
-    for tabs, fields in ((True, first.rstrip(b"\r\n").split(b"\t")), (False, first.split())):
-        if len(fields) in (3, 5):
-            return _Layout(len(fields) == 5, tabs)
+    fields = first.split()
+    if len(fields) in (3, 5):
+        scored = len(fields) == 5
+        header = scored and not any(map(_is_number, fields[:2]))
+        return _Layout(scored, first.rstrip(b"\r\n").split(b"\t") == fields, int(header))
     raise DataError(
-        f"{len(first.split())} fields, expected `teacher_pos teacher_neg qid pos_id neg_id` or `qid pos_id neg_id`",
+        f"{len(fields)} fields, expected `teacher_pos teacher_neg qid pos_id neg_id` or `qid pos_id neg_id`",
         path=path,
         line=1,
     )
@@ -127,6 +130,8 @@ def _blocks(path: Path, layout: _Layout) -> Iterator[pa.RecordBatch]:
     """Parsed lines, in order; none is left out, so that a row's number is its line's."""
     types: dict[str, pa.DataType] = {name: pa.string() for name in _NAMES} | {name: pa.float64() for name in _SCORES}
     with _open(path) as raw:
+        for _ in range(layout.header):
+            raw.readline()
         source = raw if layout.tabs else _Tabs(raw)
         try:
             yield from csv.open_csv(
@@ -165,7 +170,7 @@ def _point_out(path: Path, layout: _Layout, error: Exception) -> NoReturn:
             for number, line in enumerate(handle, 1):
                 fields = line.rstrip(b"\r\n").split(b"\t") if layout.tabs else line.split()
                 problem = _problem(fields, layout)
-                if problem:
+                if problem and number > layout.header:
                     raise DataError(problem, path=path, line=number) from error
     except (gzip.BadGzipFile, EOFError) as broken:
         raise DataError(f"not readable: {broken}", path=path) from error
@@ -178,11 +183,9 @@ def _problem(fields: list[bytes], layout: _Layout) -> str | None:
         return f"expected the {len(wanted)} fields {' '.join(wanted)}, as in line 1; found {len(fields)}"
     for name, field in zip(wanted, fields, strict=True):
         if name in _SCORES:
-            try:
-                value = float(field)
-            except ValueError:
+            if not _is_number(field):
                 return f"{name} {field.decode(errors='replace')!r} is not a number"
-            if not math.isfinite(value):
+            if not math.isfinite(float(field)):
                 return f"{name} {field.decode(errors='replace')!r} is not finite"
         else:
             try:
@@ -192,10 +195,18 @@ def _problem(fields: list[bytes], layout: _Layout) -> str | None:
     return None
 
 
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
 def _spool(collection: Collection, split: str, pairs: PairFile, layout: _Layout, path: Path) -> int:
     """Write the lines as rows; return how many lines had unknown ids."""
     queries, documents = collection.queries(split).ids, collection.documents
-    unknown, first, where, line = 0, "", 0, 1
+    unknown, first, where, line = 0, "", 0, 1 + layout.header
     with open(path, "wb") as sink, progress.task("read pairs", None) as advance:
         for batch in _blocks(pairs.path, layout):
             found = np.empty(len(batch), dtype=_LINE)
@@ -217,8 +228,8 @@ def _spool(collection: Collection, split: str, pairs: PairFile, layout: _Layout,
             advance(len(batch))
     if unknown and pairs.unknown == "error":
         raise DataError(
-            f"{first} is unknown ({unknown} of {line - 1} lines like it): queries must be of {collection.name}, split "
-            f"{split}, and documents of its corpus. data.unknown_pairs: count leaves such lines out.",
+            f"{first} is unknown ({unknown} of {line - 1 - layout.header} lines like it): queries must be of "
+            f"{collection.name}, split {split}, and documents of its corpus. data.unknown_pairs: count leaves such lines out.",
             path=pairs.path,
             line=where,
         )
@@ -286,7 +297,7 @@ def _join(lines: np.ndarray, numbers: np.ndarray, size: int, pairs: PairFile) ->
             f"a score of {float(scores[at]):g} for a (query, document) that has {other:g} in an earlier line; one "
             "teacher gives one score. data.differing_scores: mean averages them.",
             path=pairs.path,
-            line=int(numbers[at % len(lines)]) + 1 if pairs.unknown == "error" else None,
+            line=int(numbers[at % len(lines)]) if pairs.unknown == "error" else None,
         )
     mean = np.bincount(inverse, scores.astype(np.float64)) / np.bincount(inverse)
     query = distinct // size
