@@ -24,7 +24,11 @@ from .options import LOSSES, Family, LossOptions
 
 __all__ = ["WHOLE_LOSSES", "CandidateLoss", "InBatchLoss", "candidate_scores", "make_loss", "own_state", "wants_texts"]
 
-WHOLE_LOSSES: dict[str, str] = {"adore": "live:make_adore", "moco": "momentum:make_moco"}
+WHOLE_LOSSES: dict[str, str] = {
+    "adore": "live:make_adore",
+    "cet": "coupled:make_cet",
+    "moco": "momentum:make_moco",
+}
 """Losses that stand alone: name → "module:maker" beside this file; maker(model, options, context) gives the module."""
 
 

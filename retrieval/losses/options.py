@@ -182,6 +182,34 @@ class MocoOptions(ScoredOptions):
     queue_seed: int = Field(0, ge=0)
 
 
+class CetOptions(LossOptions):
+    """Coupled estimation of relevance and selection for judging.
+
+    Attributes:
+        temperature: T of the inverse-propensity weights 1 + e^{logit / T}; 10 as in the authors' run, whose program has
+            2 as its default.
+        weight_cap: no weight above this (10 is safe); None as published.
+        self_normalise: divide the weights by their mean over the batch; off as published.
+        selection_model: path or hub id of the cross-encoder that the selection model begins as; None is a copy of the
+            model in training, "features" is none at all.
+        selection_features: what else the selection model sees of data.runs.first_stage.
+    """
+
+    temperature: PositiveFloat = 10.0
+    weight_cap: float | None = Field(None, ge=1)
+    self_normalise: bool = False
+    selection_model: str | None = None
+    selection_features: tuple[Literal["rank", "score"], ...] = ()
+
+    @model_validator(mode="after")
+    def _something_to_select_by(self) -> CetOptions:
+        if self.selection_model == "features" and not self.selection_features:
+            raise ValueError("selection_model: features needs selection_features, such as [rank, score]")
+        if len(set(self.selection_features)) < len(self.selection_features):
+            raise ValueError("selection_features: each once")
+        return self
+
+
 class BinaryOptions(LossOptions):
     """`positive_weight` multiplies the cost of the positives, against many negatives for each of them."""
 
@@ -273,6 +301,7 @@ LOSSES: dict[str, LossEntry] = {
     "kl": LossEntry(_BOTH, KLOptions),
     "pld": LossEntry(_BOTH, PlackettLuceOptions),
     "dcd": LossEntry(_BOTH, DynamicContrastiveOptions),
+    "cet": LossEntry(("cross-encoder",), CetOptions, alone=True),
     "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions),
     "listnet": LossEntry(_BOTH, ScoredOptions),
