@@ -274,6 +274,19 @@ def test_what_does_not_go_together_is_told_before_anything_is_loaded(config: dic
     assert any("searches no index" in line for line in problems({**config, "loss": ["infonce"]}, "method=contrastive"))
 
 
+@pytest.mark.parametrize("section", ["STAR", "ADORE"])
+def test_the_documented_configurations_are_whole(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from rtk.retrieval.training.config import load_config
+
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    given = text.split(f"## {section}\n")[1].split("```yaml\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    Path("star.index").mkdir()
+    Path("hard.parquet").touch()
+    Path("c.yaml").write_text(given)
+    assert load_config("c.yaml").method == section.lower()
+
+
 _SCRIPT = """
 import sys
 import torch

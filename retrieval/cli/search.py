@@ -21,6 +21,8 @@ HELP = """Search an index for a split's queries, or for one text.
   rtk search bm25 -c my-collection --split test -k 1000 --out bm25.trec
 
   rtk search dense -q "merge two sorted lists"
+
+  rtk search star.index --model models/adore -c my-collection --out adore.trec
 """
 
 SNIPPET = 300
@@ -37,7 +39,10 @@ def command(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run: .trec, .trec.gz or .parquet.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The queries' encoder (default: the index's own).")
+        str | None,
+        typer.Option(
+            "--model", "-m", help="The queries' encoder, with the document side that made the index (default: its own)."
+        ),
     ] = None,
     settings: Settings = None,
     device: Device = None,

@@ -39,6 +39,7 @@ class AdoreLoss(nn.Module):
         super().__init__()
         self.model, self.options, self.context = model, options, context
         self.indexes = tuple(indexes)
+        self.metric_cut = options.metric_cut or options.k
         self.truncate_dim: int | None = getattr(model, "truncate_dim", None)
         similarities = {index.similarity for index in indexes}
         if len(similarities) != 1:
@@ -64,9 +65,9 @@ class AdoreLoss(nn.Module):
         loss = adore_loss(
             self.scale * index.scores(queries, lists.rows),
             lists,
-            metric_cut=self.options.metric_cut,
+            metric_cut=self.metric_cut,
             metric=self.options.metric,
-            ideal=ideal_dcg(relevant.grades, self.options.metric_cut),
+            ideal=ideal_dcg(relevant.grades, self.metric_cut),
         )
         return {self.options.name: self.options.weight * loss}
 

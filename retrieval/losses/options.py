@@ -146,7 +146,7 @@ class AdoreOptions(LossOptions):
 
     Attributes:
         k: documents that each step's search returns.
-        metric_cut: ranks beyond it count nothing.
+        metric_cut: ranks beyond it count nothing; None is k. (In the published code None makes every weight 0.)
         metric: what a pair is weighted by: the change of reciprocal rank, as published, or of nDCG by grades.
         scale: multiplies the index's similarity; None is 20 for a cosine index and 1 for a dot one. At scale 1, cosine
             scores are too flat to learn from.
@@ -154,7 +154,7 @@ class AdoreOptions(LossOptions):
     """
 
     k: PositiveInt = 200
-    metric_cut: PositiveInt = 200
+    metric_cut: PositiveInt | None = None
     metric: Literal["rr", "ndcg"] = "rr"
     scale: PositiveFloat | None = None
     precision: Literal["float16", "bfloat16"] | None = None

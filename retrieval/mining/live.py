@@ -27,7 +27,7 @@ from ..encoders.adapters import as_encoder
 if TYPE_CHECKING:
     from ..training.examples import TrainingTable
 
-__all__ = ["LiveIndex", "Relevant", "open_live_index"]
+__all__ = ["LiveIndex", "Relevant", "check_indexed_collection", "open_live_index"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class LiveIndex:
         return self.exact.similarity
 
     def search(self, queries: Tensor, k: int) -> Tensor:
-        """Rows of the exact k best, best first, padded with -1: (B, dim) → (B, k) int64 on the device of the queries."""
+        """Rows of the exact k best, best first, padded with -1: (B, dim) → (B, k) int64, on the queries' device."""
         return self.exact.topk(queries, k)[1].to(queries.device)
 
     def scores(self, queries: Tensor, rows: Tensor) -> Tensor:
@@ -120,12 +120,9 @@ def open_live_index(
         IndexMismatch: another document encoder, or another collection; names both.
         DataError: the index has none of the table's relevant documents.
     """
-    manifest = read_manifest(path)
-    if manifest.kind != "dense":
-        raise ConfigError(f"{path} is a {manifest.kind} index; training searches a dense one")
+    manifest = check_indexed_collection(path, table)
     opened: Any = open_index(path)
     _check_encoder(model, name, opened, manifest)
-    _check_collection(manifest, table, path)
     shards = opened.stored_vectors
     if shards is None:
         raise ConfigError(
@@ -150,7 +147,16 @@ def _check_encoder(model: Any, name: str, index: Any, manifest: Manifest) -> Non
     check_belonging(encoder, index, manifest)
 
 
-def _check_collection(manifest: Manifest, table: TrainingTable, path: str | Path) -> None:
+def check_indexed_collection(path: str | Path, table: TrainingTable) -> Manifest:
+    """Read the manifest of an index that must be a dense one of the table's whole documents.
+
+    Raises:
+        ConfigError: another kind of index, or one of chunks.
+        IndexMismatch: of another collection.
+    """
+    manifest = read_manifest(path)
+    if manifest.kind != "dense":
+        raise ConfigError(f"{path} is a {manifest.kind} index; training searches a dense one")
     recorded = manifest.collection or {}
     if recorded.get("chunking"):
         raise ConfigError(f"{path} is an index of chunks; judgments are about documents, so training needs an index of "
@@ -163,3 +169,4 @@ def _check_collection(manifest: Manifest, table: TrainingTable, path: str | Path
             "train on",
             path=path,
         )
+    return manifest

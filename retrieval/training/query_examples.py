@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...files import sha256_file
-from ...indexes.manifest import MANIFEST, read_manifest
+from ...indexes.manifest import MANIFEST
+from ..mining.live import check_indexed_collection
 from ..sampling import BatchKey, Sampler
 from .batches import Row
 from .config import TrainConfig
@@ -65,11 +66,11 @@ def open_with_indexes(config: TrainConfig) -> list[TrainingTable]:
     """The training tables; their fingerprints cover the indexes too, since another index is other data.
 
     Raises:
-        DataError: an index folder that holds no index.
+        ConfigError, DataError, IndexMismatch: see `check_indexed_collection`.
     """
     tables = open_tables(config.data.parts())
     for part, table in zip(config.data.parts(), tables, strict=True):
         assert part.index is not None  # checked with the configuration
-        read_manifest(part.index)
+        check_indexed_collection(part.index, table)
         table.fingerprint = f"{table.fingerprint} {sha256_file(Path(part.index) / MANIFEST)[:32]}"
     return tables
