@@ -33,9 +33,20 @@ def test_the_smallest_configuration_is_filled_in_by_its_method():
     assert load_config({**MINIMAL, "method": "cross-encoder"}).sampling.negatives == 7
 
 
+# What a preset cannot do without, beside a collection.
+NEEDED: dict[str, dict[str, object]] = {
+    "adore": {"data": {"collection": "c", "index": str(Path(__file__).parent)}},
+    "tas-balanced": {
+        "data": {"collection": "c", "runs": {"negatives": __file__, "teachers": [__file__]}},
+        "loss": [{"name": "margin-mse", "similarity": "dot"}],
+    },
+}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_printed_configuration_reads_back_as_itself(method: str):
-    config = load_config({**MINIMAL, "method": method, "evaluation": {"collection": "c", "run": __file__}})
+    given = {**MINIMAL, "evaluation": {"collection": "c", "run": __file__}, **NEEDED.get(method, {})}
+    config = load_config({**given, "method": method})
     assert load_config(yaml.safe_load(print_config(config))) == config
 
 
@@ -73,7 +84,7 @@ def test_every_problem_is_told_at_once_with_the_nearest_name():
         "data": {"colection": "c", "positive_grade": 0, "runs": {"negatives": "no-such.run"}},
         "lengths": {"query": -3},
         "sampling": {"negativs": 2},
-        "loss": [{"name": "infonse"}, {"name": "listnet"}, {"name": "infonce", "scal": 2}],
+        "loss": [{"name": "infonse"}, {"name": "binary-cross-entropy"}, {"name": "infonce", "scal": 2}],
         "trainer": {"learning_rat": 1, "batch_sampler": "no_duplicates", "output_dir": "x", "max_steps": "many"},
         "output": "o",
     }
@@ -86,7 +97,7 @@ def test_every_problem_is_told_at_once_with_the_nearest_name():
         "lengths.query",
         "sampling.negativs: unknown key (did you mean 'negatives'?)",
         "loss.0.name: unknown loss 'infonse' (did you mean 'infonce'?)",
-        "loss.1.name: 'listnet' is for a cross-encoder",
+        "loss.1.name: 'binary-cross-entropy' is for a cross-encoder",
         "loss.2.scal: unknown key (did you mean 'scale'?)",
         "trainer.learning_rat: unknown key (did you mean 'learning_rate'?)",
         "trainer.batch_sampler: not here",

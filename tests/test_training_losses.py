@@ -87,7 +87,7 @@ DENSE = [
     {"name": "dcd", "hardest": 2},
     {"name": "dcd", "variant": "wsl"},
     {"name": "star"},
-    {"name": "listnet"},
+    {"name": "listwise-softmax"},
     {"name": "ranknet"},
     {"name": "lambda", "scheme": "lambdarank"},
     {"name": "infonce", "gamma": 0.5, "mixing": ["pairs", "lists"]},
