@@ -64,7 +64,7 @@ class LateInteractionTeacher:
 
     Args:
         model: path or hub id of a sentence-transformers MultiVectorEncoder.
-        query_length, document_length: most tokens of each side; None is the model's own.
+        query_length, document_length: most tokens of each side, where the model's own limit is not lower.
         chunk: texts encoded at once.
 
     Raises:
@@ -74,16 +74,22 @@ class LateInteractionTeacher:
     def __init__(
         self, model: str, *, query_length: int | None = None, document_length: int | None = None, chunk: int = 32
     ) -> None:
-        from ..encoders.adapters import MultiVectorAdapter
+        from ..encoders.adapters import MultiVectorAdapter, as_encoder
         from ..encoders.load import load_encoder
 
-        encoder = load_encoder(model, query_length=query_length, document_length=document_length)
+        encoder = load_encoder(model)
         if not isinstance(encoder, MultiVectorAdapter):
             raise ConfigError(
                 f"the in-batch teacher {model!r} is a {encoder.kind} encoder; expected a MultiVectorEncoder, whose "
                 "late interaction scores all pairs of a batch from one encoding of each text"
             )
-        self.encoder: MultiVectorAdapter = encoder
+        cut = as_encoder(
+            encoder.model,
+            query_length=_shorter(query_length, encoder.query.length),
+            document_length=_shorter(document_length, encoder.document.length),
+            name=model,
+        )
+        self.encoder = cast("MultiVectorAdapter", cut)
         self.encoder.model.requires_grad_(False)
         self.chunk = chunk
 
@@ -125,6 +131,10 @@ class LateInteractionTeacher:
             list(texts), batch_size=self.chunk, show_progress_bar=False, **side.arguments()
         )
         return cast("list[Tensor]", found)
+
+
+def _shorter(wanted: int | None, own: int | None) -> int | None:
+    return min((length for length in (wanted, own) if length is not None), default=None)
 
 
 def _gathered(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
     teacher_pos  teacher_neg  qid  pos_id  neg_id        pairs with raw teacher scores (TAS-B, Margin-MSE)
     qid  pos_id  neg_id                                  triples
 
-One a line, separated by a tab or by blanks, with or without a header over the scores; .gz is decompressed. The lines are
-parsed in blocks into a scratch file of integers, sorted by query there, and joined a range of queries at a time: 40
+One a line, separated by a tab or by blanks, with or without a header over the scores; .gz is decompressed. The lines
+are parsed in blocks into a scratch file of integers, sorted by query there, and joined a range of queries at a time: 40
 million lines are 800 MB of scratch and about 1 GB of memory while they are converted, once.
 """
 
@@ -229,7 +229,7 @@ def _spool(collection: Collection, split: str, pairs: PairFile, layout: _Layout,
     if unknown and pairs.unknown == "error":
         raise DataError(
             f"{first} is unknown ({unknown} of {line - 1 - layout.header} lines like it): queries must be of "
-            f"{collection.name}, split {split}, and documents of its corpus. data.unknown_pairs: count leaves such lines out.",
+            f"{collection.name}, split {split}, and documents of its corpus; data.unknown_pairs: count drops lines",
             path=pairs.path,
             line=where,
         )

@@ -1,0 +1,338 @@
+"""TAS-Balanced end to end with tiny models: topics, both teachers, ablations, resume, two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from rtk.errors import ConfigError
+from rtk.eval.files import write_run
+from rtk.eval.run import Run
+from rtk.retrieval.losses.distillation import in_batch_margin_mse
+from rtk.retrieval.losses.in_batch_teacher import LateInteractionTeacher, late_interaction_scores
+from rtk.retrieval.sampling import read_clusters
+from rtk.retrieval.training.config import load_config, print_config
+
+pytest.importorskip("faiss")
+
+GOLDENS = Path(__file__).parent / "goldens"
+WORDS = ["file", "list", "text", "cell", "gene", "risk", "wing", "flow", "heat", "query", "date", "path"]
+TOPICS = 3
+SIZE = 18
+"""Queries; query n has topic n % 3, document n as positive and the next two of its topic as negatives."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    folder = tmp_path / "toy"
+    (folder / "qrels").mkdir(parents=True)
+    words = [[WORDS[n % 12], WORDS[n * 5 % 12], WORDS[n // 12]] for n in range(SIZE)]  # no two alike
+    documents = [{"_id": f"d{n}", "title": "", "text": " ".join(words[n]) + " the of" * (n % 4)} for n in range(SIZE)]
+    queries = [{"_id": f"q{n}", "text": " ".join(reversed(words[n]))} for n in range(SIZE)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in documents))
+    (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in queries))
+    for split in ("train", "dev"):
+        rows = "".join(f"q{n}\td{n}\t1\n" for n in range(SIZE))
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    generator = np.random.default_rng(0)
+    negatives = {n: [(n + TOPICS * step) % SIZE for step in (1, 2)] for n in range(SIZE)}
+    lists = [(f"q{n}", [f"d{m}" for m in found], [2.0, 1.0]) for n, found in negatives.items()]
+    write_run(Run.from_lists(lists), tmp_path / "bm25.run")
+    scored = [
+        (f"q{n}", [f"d{m}" for m in (n, *found)], [1.5, *generator.normal(0.7, 0.4, 2)])
+        for n, found in negatives.items()
+    ]
+    write_run(Run.from_lists(scored), tmp_path / "cat.run")
+    (tmp_path / "clusters.txt").write_text(
+        "".join(" ".join(f"q{n}" for n in range(t, SIZE, TOPICS)) + "\n" for t in range(TOPICS))
+    )
+    return folder
+
+
+@pytest.fixture
+def student(tiny_models: Path, tmp_path: Path) -> Path:
+    """Free dot products, as the method wants them, and no dropout."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    bert = tmp_path / "bert"
+    shutil.copytree(tiny_models / "bert", bert)
+    settings = json.loads((bert / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (bert / "config.json").write_text(json.dumps(settings))
+    model = SentenceTransformer(modules=[Transformer(str(bert)), Pooling(32, "cls")], similarity_fn_name="dot")
+    model.save_pretrained(str(tmp_path / "student"), create_model_card=False)
+    return tmp_path / "student"
+
+
+@pytest.fixture
+def config(toy: Path, student: Path, tiny_models: Path, tmp_path: Path) -> dict[str, Any]:
+    runs = {"negatives": str(tmp_path / "bm25.run"), "teachers": [str(tmp_path / "cat.run")]}
+    return {
+        "method": "tas-balanced",
+        "model": str(student),
+        "data": {"collection": str(toy), "runs": runs},
+        "lengths": {"document": 40},
+        "sampling": {"clusters": str(tmp_path / "clusters.txt")},
+        "loss": [
+            {"name": "margin-mse", "similarity": "dot"},
+            {"name": "in-batch-margin-mse", "teacher": str(tiny_models / "multi_vector")},
+        ],
+        "trainer": {"per_device_train_batch_size": 6, "learning_rate": 1e-3, "max_steps": 6, "use_cpu": True},
+        "evaluation": {"collection": str(toy), "split": "dev", "every": 3, "measure": "RR@10"},
+        "output": str(tmp_path / "model"),
+    }
+
+
+def train(config: dict[str, Any], *overrides: str, **options: Any) -> Path:
+    from rtk.retrieval.training.trainer import train as run
+
+    return run(load_config(config, overrides), **options)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(output / "model.safetensors")
+
+
+def record(output: Path) -> dict[str, Any]:
+    return json.loads((output / "rtk-run.json").read_text())
+
+
+def logs(output: Path) -> list[dict[str, Any]]:
+    """What was logged, from the last checkpoint."""
+    last = max((output / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return [entry for entry in json.loads((last / "trainer_state.json").read_text())["log_history"] if "loss" in entry]
+
+
+# --- the teacher ---
+
+
+def test_scores_are_those_of_the_authors_for_each_pair_alone():
+    golden = json.loads((GOLDENS / "colbert_inbatch_scores.json").read_text())
+    queries, documents = (torch.tensor(golden[name]) for name in ("query_vecs", "doc_vecs"))
+    masks = [torch.tensor(golden[name]).bool() for name in ("query_mask", "doc_mask")]
+    wanted = torch.tensor(golden["per_pair_forward_scores"])
+    torch.testing.assert_close(late_interaction_scores(queries, documents, *masks), wanted, rtol=1e-5, atol=1e-5)
+    lists = [
+        [row[mask] for row, mask in zip(*side, strict=True)] for side in ((queries, masks[0]), (documents, masks[1]))
+    ]
+    torch.testing.assert_close(late_interaction_scores(*lists), wanted, rtol=1e-5, atol=1e-5)
+    wrong = torch.tensor(golden["inbatch_aggregation_as_published_BUGGY"])
+    assert (late_interaction_scores(*lists) - wrong).abs().max() > 1
+
+
+def test_scores_stay_float32_without_gradient_inside_mixed_precision():
+    queries, documents = torch.randn(2, 3, 8, requires_grad=True), torch.randn(4, 5, 8)
+    plain = late_interaction_scores(queries, documents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = late_interaction_scores(queries, documents)
+    assert mixed.dtype == torch.float32
+    assert not mixed.requires_grad
+    torch.testing.assert_close(mixed, plain, rtol=0, atol=0)
+
+
+def test_the_teacher_scores_a_batch_as_one_pair_after_another(tiny_models: Path, tiny_multi_vector: Any):
+    queries, documents = ["file list", "cell"], [["file the list", "wing"], ["cell gene of heat flow", "query"]]
+    path = str(tiny_models / "multi_vector")
+    scores = LateInteractionTeacher(path, chunk=3).scores(queries, documents, torch.device("cpu"))
+    flat = [documents[0][0], documents[1][0], documents[0][1], documents[1][1]]  # positives, then first negatives
+    for i, query in enumerate(queries):
+        for j, text in enumerate(flat):
+            q, d = tiny_multi_vector.encode_query([query])[0], tiny_multi_vector.encode_document([text])[0]
+            assert scores[i, j].item() == pytest.approx((q @ d.T).max(dim=1).values.sum().item(), abs=1e-4)
+    short = LateInteractionTeacher(path, query_length=3, document_length=3).scores(
+        queries, documents, torch.device("cpu")
+    )
+    assert (short - scores).abs().max() > 1e-3
+
+
+def test_a_teacher_of_another_kind_is_refused(tiny_models: Path):
+    with pytest.raises(ConfigError, match="is a dense encoder; expected a MultiVectorEncoder"):
+        LateInteractionTeacher(str(tiny_models / "dense"))
+    with pytest.raises(ConfigError, match="no encoder at"):
+        LateInteractionTeacher("/no/such/model")
+
+
+def test_a_teacher_equal_to_the_student_costs_nothing_and_constants_cost_nothing():
+    student = torch.randn(4, 8, dtype=torch.float64)
+    own = torch.stack([torch.arange(4), 4 + torch.arange(4)], dim=1)
+    shifted = student + torch.randn(4, 1, dtype=torch.float64)
+    assert in_batch_margin_mse(student, shifted, own).item() == pytest.approx(0, abs=1e-12)
+
+
+# --- training ---
+
+
+def test_training_fits_both_teachers_and_leaves_its_record(config: dict[str, Any]):
+    output = train(config, "trainer.max_steps=60", "evaluation.every=30", "trainer.logging_steps=10")
+    found = logs(output)
+    for name in ("margin-mse", "in-batch-margin-mse"):
+        assert found[-1][name] < 0.7 * found[0][name], name
+    assert {"in-batch-margin-mse_teacher_accuracy", "in-batch-margin-mse_student_accuracy"} <= found[0].keys()
+    told = record(output)["sampling"][0]
+    assert told["clusters"]["clusters"] == TOPICS
+    assert "18 queries in 3 clusters" in told["report"]
+    assert read_clusters(output / "clusters.txt.gz")[0] == [f"q{n}" for n in range(0, SIZE, TOPICS)]
+    assert not list(output.rglob("loss.safetensors"))  # the teacher is nobody's state
+    from sentence_transformers import SentenceTransformer
+
+    assert SentenceTransformer(str(output), device="cpu").encode(["file"]).shape == (1, 32)
+
+
+def test_every_batch_has_one_topic_and_pairs_of_its_queries(config: dict[str, Any]):
+    from rtk.retrieval.training.data import open_tables
+    from rtk.retrieval.training.trainer import _arguments, _make_trainer
+
+    loaded = load_config({**config, "evaluation": None})
+    trainer = _make_trainer(loaded, _arguments(loaded, resuming=False), open_tables(loaded.data.parts()), None)
+    sampler = trainer._examples.sampler
+    for number in range(30):
+        assert len({int(row) % TOPICS for row in sampler.draw(number).rows}) == 1
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["label"]["cat"].shape == (6, 2)
+    assert not torch.isnan(batch["label"]["cat"]).any()
+    assert len(batch["label"]["query_texts"]) == 6
+
+
+LIST_LOSSES = ["in-batch-listnet", "in-batch-lambda", "in-batch-kl"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "losses"),
+    [
+        ("random", ["infonce"]),
+        ("tas", ["infonce"]),
+        ("random", ["margin-mse"]),
+        ("tas", ["margin-mse"]),
+        ("tas-balanced", ["margin-mse"]),
+        ("balanced", ["margin-mse"]),
+        ("random", ["margin-mse", "in-batch-margin-mse"]),
+        ("tas", ["margin-mse", "in-batch-margin-mse"]),
+        *[("tas-balanced", ["margin-mse", name]) for name in LIST_LOSSES],
+    ],
+)
+def test_ablations_are_configurations(config: dict[str, Any], tiny_models: Path, strategy: str, losses: list[str]):
+    teacher = {"teacher": str(tiny_models / "multi_vector")}
+    config["loss"] = [{"name": name, "similarity": "dot", **(teacher if "in-batch" in name else {})} for name in losses]
+    config["sampling"]["strategy"] = strategy
+    if strategy == "random":
+        config["sampling"].pop("clusters")  # 2000 of 18 queries would be refused, if they were made
+    if losses == ["infonce"]:
+        config["data"]["runs"].pop("teachers")
+    output = train(
+        {**config, "evaluation": None}, "trainer.max_steps=2", "trainer.save_steps=2", "trainer.logging_steps=1"
+    )
+    assert all(np.isfinite(entry[name]) for entry in logs(output) for name in losses)
+    assert (output / "clusters.txt.gz").exists() == strategy.startswith("tas")
+
+
+@pytest.mark.parametrize("metric", ["l2", "inner-product"])
+def test_clusters_are_made_at_the_start_by_the_model_itself(config: dict[str, Any], student: Path, metric: str):
+    config["sampling"] = {"clusters": 4, "cluster_metric": metric}
+    loaded = load_config({**config, "evaluation": None})
+    assert loaded.sampling.cluster_encoder == str(student)  # type: ignore[attr-defined]
+    assert load_config(yaml.safe_load(print_config(loaded))) == loaded
+    output = train({**config, "evaluation": None}, "trainer.max_steps=1")
+    made = read_clusters(output / "clusters.txt.gz")
+    assert (len(made), made.sizes().queries) == (4, SIZE)
+
+
+def test_more_clusters_than_queries_are_refused(config: dict[str, Any]):
+    config["sampling"] = {"clusters": 2000}
+    with pytest.raises(ConfigError, match="18 queries cannot make 2000 clusters"):
+        train({**config, "evaluation": None})
+
+
+def interrupted(config: dict[str, Any], at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run `config` until the loss of step `at` + 1, as if the process had been killed there."""
+    from rtk.retrieval.training import loops
+
+    original = loops._Loop.compute_loss
+
+    def stop(self: Any, *given: Any, **settings: Any) -> Any:
+        if self.state.global_step == at:
+            raise KeyboardInterrupt
+        return original(self, *given, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops._Loop, "compute_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    config["sampling"] = {"clusters": 4}
+    config["loss"] = [  # cosines with scales that are trained beside the model
+        {"name": "margin-mse", "similarity": "cosine"},
+        {**config["loss"][1], "similarity": "cosine"},
+    ]
+    config["trainer"]["max_steps"] = 10
+    whole = train({**config, "output": config["output"] + "-whole"})
+    interrupted(config, 7, monkeypatch)
+    halves = train(config)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(halves).items())
+    assert record(halves)["evaluations"] == record(whole)["evaluations"]
+
+
+def test_other_clusters_do_not_resume(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    interrupted(config, 4, monkeypatch)
+    path = tmp_path / "clusters.txt"
+    path.write_text(path.read_text().replace("\n", " ", 1))
+    with pytest.raises(ConfigError, match=r"sampling\.0\.fingerprint"):
+        train(config)
+
+
+_RUN = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from rtk.retrieval.training.trainer import train
+train(json.loads(Path(sys.argv[1]).read_text()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("losses", [["margin-mse", "in-batch-margin-mse"], LIST_LOSSES])
+def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tmp_path: Path, losses: list[str]):
+    teacher = {"teacher": config["loss"][1]["teacher"]}
+    config["loss"] = [{"name": name, "similarity": "dot", **(teacher if "in-batch" in name else {})} for name in losses]
+    config["sampling"] = {"clusters": 4}
+    script = tmp_path / "run.py"
+    script.write_text(_RUN)
+    sgd = {"optim": "sgd", "learning_rate": 1e-3, "max_steps": 3, "lr_scheduler_type": "constant"}
+    for processes in (1, 2):
+        trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
+        path = tmp_path / f"{processes}.json"
+        given = {**config, "trainer": trainer, "evaluation": None, "output": str(tmp_path / f"by-{processes}")}
+        path.write_text(json.dumps(given))
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
+        environment = {**os.environ, "RTK_CACHE": str(tmp_path / f"cache-{processes}")}
+        start = launch if processes == 2 else []
+        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/", env=environment)
+    one, two = (record(tmp_path / f"by-{processes}") for processes in (1, 2))
+    assert one["sampling"] == two["sampling"]
+    expected, before = weights(tmp_path / "by-1"), weights(Path(config["model"]))
+    assert any((expected[name] - before[name]).abs().max() > 1e-4 for name in expected)
+    for name, value in weights(tmp_path / "by-2").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
