@@ -142,7 +142,8 @@ def candidate_scores(model: nn.Module, inputs: Sequence[Any], **preprocessing: A
     pairs = [(query, document) for query, candidates in zip(queries, documents, strict=True) for document in candidates]
     encoder = cast(Any, model)
     features = batch_to_device(encoder.preprocess(pairs, **preprocessing), next(encoder.parameters()).device)
-    return encoder(features)["scores"].float().view(len(queries), -1)
+    # A plain dict: data-parallel training finds no tensors in a BatchEncoding, and takes all parameters for unused.
+    return encoder(dict(features))["scores"].float().view(len(queries), -1)
 
 
 def make_loss(
