@@ -133,6 +133,15 @@ class Documents:
         """The row of each id, -1 where there is none. (len(ids),) int64."""
         return self.ids.rows(ids)
 
+    def sizes(self) -> np.ndarray:
+        """Bytes of title and text of every document, without reading them. (len,) int64."""
+        parts = [
+            sum(np.diff(np.frombuffer(column.buffers()[1], np.int64, len(column) + 1, 8 * column.offset))
+                for column in (batch.column(1), batch.column(2)))
+            for batch in self._batches
+        ]  # fmt: skip
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
     @property
     def empty(self) -> tuple[int, tuple[str, ...]]:
         """How many documents have neither title nor text, and the ids of the first few."""

@@ -12,7 +12,7 @@ from rtk.errors import ConfigError, DataError
 from rtk.eval.collection import Collection, open_collection
 from rtk.eval.run import Run
 from rtk.retrieval.sampling import BatchKey, BatchSampler, MixtureSampler, ShuffledSampler
-from rtk.retrieval.sampling.shuffled import Shuffling, separate
+from rtk.retrieval.sampling.shuffled import Shuffling, grouped, separate
 from rtk.retrieval.training.batches import DenseExamples, allowed_documents
 from rtk.retrieval.training.data import make_table
 from rtk.retrieval.training.examples import RoleRuns, TrainingTable
@@ -162,6 +162,31 @@ def test_no_text_stands_twice_in_a_batch_where_it_can_be_avoided(wide: TrainingT
 
     assert clashes(False) > 20
     assert clashes(True) == 0
+
+
+def test_batches_grouped_by_length_hold_every_example_once_and_little_padding():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 100, 8 * 200)
+    order = grouped(lengths, 8, generator)
+    assert sorted(order) == list(range(len(lengths)))
+    padding = np.ptp(lengths[order].reshape(-1, 8), axis=1)
+    assert padding.mean() < 0.1 * np.ptp(lengths.reshape(-1, 8), axis=1).mean()
+    longest = lengths[order].reshape(-1, 8).max(axis=1)
+    assert 0.3 < (np.diff(longest) > 0).mean() < 0.7  # the batches' order is not by length
+
+
+def test_grouping_sorts_by_bytes_of_query_and_positive(tmp_path: Path):
+    texts = [f"{n:02d}" + "x" * (n % 30) for n in range(60)]
+    collection = write_collection(
+        tmp_path / "lengths", texts, [f"q{n:02d}" for n in range(60)], [(n, n, 1) for n in range(60)]
+    )
+    table = make_table(collection, "train")
+    assert table.documents.sizes().tolist() == [len(text) for text in texts]
+    draws = [ShuffledSampler(table, settings(group_by_length=True)).draw(n) for n in range(7)]
+    spans = [np.ptp(table.documents.sizes()[draw.documents[:, 0]]) for draw in draws]
+    assert np.mean(spans) < 6
+    seen = np.concatenate([draw.rows for draw in draws])
+    assert len(np.unique(seen)) == len(seen)
 
 
 def test_separate_returns_a_permutation_also_when_it_cannot_succeed():

@@ -13,9 +13,10 @@ from .base import Draw
 if TYPE_CHECKING:
     from ..training.examples import TrainingTable
 
-__all__ = ["ShuffledSampler", "Shuffling", "separate"]
+__all__ = ["ShuffledSampler", "Shuffling", "grouped", "separate"]
 
 _ROUNDS = 20
+_WINDOW = 64
 _ORDER, _NEGATIVES = 1, 2  # streams of random numbers, so that one setting does not move another
 
 
@@ -30,6 +31,7 @@ class Shuffling:
         unit: what an epoch goes through: every query with one of its positives, or every (query, positive).
         missing_negatives: a query with too few gets random documents, or is left out.
         deduplicate: see `separate`.
+        group_by_length: see `grouped`; lengths are bytes of the query and of its positive.
     """
 
     batch_size: int
@@ -38,6 +40,7 @@ class Shuffling:
     unit: Literal["query", "pair"] = "query"
     missing_negatives: Literal["random", "drop"] = "random"
     deduplicate: bool = True
+    group_by_length: bool = False
 
 
 class ShuffledSampler:
@@ -66,6 +69,7 @@ class ShuffledSampler:
                 f"{settings.batch_size}; lower trainer.per_device_train_batch_size or give more data"
             )
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._sizes: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -107,11 +111,22 @@ class ShuffledSampler:
             rows = self._rows[of]
             place = order - (self._ends[of] - table.positives[rows])
         entries = table.offsets[rows] + place
+        if self.settings.group_by_length:
+            moved = grouped(self._lengths(rows, entries), self.batch_size, generator)
+            rows, entries = rows[moved], entries[moved]
         if self.settings.deduplicate:
             keys = (table.query_keys(rows), table.document_keys(table.entries[entries]))
             moved = separate(keys, self.batch_size, generator)
             rows, entries = rows[moved], entries[moved]
         return rows, entries
+
+    def _lengths(self, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
+        if self._sizes is None:
+            texts = self.table.query_texts
+            queries = np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
+            self._sizes = queries, self.table.documents.sizes()
+        queries, documents = self._sizes
+        return queries[self.table.queries[rows]] + documents[self.table.entries[entries]]
 
     def _negatives(self, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Entries (B, k), -1 for random documents, and document rows (B, k)."""
@@ -144,6 +159,26 @@ class ShuffledSampler:
                 break
             documents[bad] = generator.integers(0, total, int(bad.sum()))
         return documents
+
+
+def grouped(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Bring examples of like length into a batch, so that little is padding; the batches' order stays random.
+
+    Examples are sorted within windows of `_WINDOW` batches of the shuffled epoch only: which of them meet still differs
+    from epoch to epoch. In-batch negatives are then of like length too.
+
+    Args:
+        lengths: (m · batch_size,) in the epoch's order.
+
+    Returns:
+        (m · batch_size,) int64, the example for every slot: a permutation.
+    """
+    order = np.arange(len(lengths))
+    for start in range(0, len(order), _WINDOW * batch_size):
+        window = slice(start, start + _WINDOW * batch_size)
+        batches = order[window][np.argsort(lengths[window], kind="stable")].reshape(-1, batch_size)
+        order[window] = batches[generator.permutation(len(batches))].ravel()
+    return order
 
 
 def separate(keys: tuple[np.ndarray, ...], batch_size: int, generator: np.random.Generator) -> np.ndarray:

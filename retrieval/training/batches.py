@@ -44,6 +44,7 @@ def _shuffled(table: TrainingTable, block: Any, batch_size: int, seed: int, part
         unit=chosen.unit,
         missing_negatives=chosen.missing_negatives,
         deduplicate=chosen.deduplicate,
+        group_by_length=chosen.group_by_length,
     )
     return ShuffledSampler(table, settings, part=part)
 

@@ -125,12 +125,14 @@ class RandomSampling(Block):
         negatives: drawn for each example; None is 1 with a negatives run and 0 without.
         missing_negatives: a query with fewer negatives than wanted gets random documents, or is left out.
         deduplicate: exchange examples between batches so that no text stands twice in one.
+        group_by_length: batches of texts of like length, which saves padding; negatives that are drawn are not sorted.
     """
 
     unit: Literal["query", "pair"] = "query"
     negatives: NonNegativeInt | None = None
     missing_negatives: Literal["random", "drop"] = "random"
     deduplicate: bool = True
+    group_by_length: bool = False
 
 
 class TopicSampling(Block):
