@@ -15,7 +15,7 @@ from rtk.retrieval.sampling import BatchKey, BatchSampler, MixtureSampler, Shuff
 from rtk.retrieval.sampling.shuffled import Shuffling, grouped, separate
 from rtk.retrieval.training.batches import DenseExamples, allowed_documents
 from rtk.retrieval.training.data import make_table
-from rtk.retrieval.training.examples import RoleRuns, TrainingTable
+from rtk.retrieval.training.examples import RoleRuns, TrainingTable, build_columns
 
 
 def write_collection(
@@ -81,6 +81,18 @@ def test_raw_logits_are_preferred_to_the_scores_that_order(toy: Collection):
     teacher = run_of({"q1": {"d2": 1.0}})
     teacher = teacher.replace(columns={"raw": np.float32([7.25])})
     assert 7.25 in make_table(toy, "train", RoleRuns(teachers={"t": teacher})).scores["t"]
+
+
+def test_shuffled_judgments_keep_queries_and_documents_but_not_who_belongs_to_whom(tmp_path: Path):
+    judged = [(n, n, 1) for n in range(40)]
+    collection = write_collection(tmp_path / "c", [f"d{n}" for n in range(40)], [f"q{n}" for n in range(40)], judged)
+    kept, report = build_columns(collection, "train", RoleRuns(), shuffle=7)
+    documents = np.asarray(kept.column("documents").chunk(0).values)
+    assert sorted(documents) == list(range(40))
+    assert (documents == np.arange(40)).sum() < 6
+    assert report.positives == 40
+    again, _ = build_columns(collection, "train", RoleRuns(), shuffle=7)
+    assert again.equals(kept)
 
 
 def test_documents_that_the_collection_lacks_are_refused(toy: Collection):

@@ -28,6 +28,7 @@ __all__ = [
     "QuerySampling",
     "RandomSampling",
     "Runs",
+    "Source",
     "TopicSampling",
 ]
 
@@ -57,8 +58,8 @@ class Runs(Block):
         return pairs + [(role, path) for role in ("first_stage", "labels") if (path := getattr(self, role))]
 
 
-class Part(Block):
-    """One collection to train on.
+class Source(Block):
+    """A collection's split with what belongs to it.
 
     Attributes:
         split: the queries and judgments that are used.
@@ -70,10 +71,10 @@ class Part(Block):
         differing_scores: two scores of one (query, document) in it are an error, or are averaged.
         max_missing_scores: the largest share of documents that a teacher may have left unscored.
         index: a dense index of this collection, for losses that search it while they train (ADORE).
-        weight: in a mixture, the share of batches; None everywhere means by number of examples.
+        shuffle_judgments: a control: the judged documents are dealt out anew by this seed over all judgments, so that
+            what is learned then is not relevance.
     """
 
-    collection: str
     split: str = "train"
     positive_grade: PositiveInt = 1
     runs: Runs = Runs()
@@ -82,21 +83,26 @@ class Part(Block):
     differing_scores: Literal["error", "mean"] = "error"
     max_missing_scores: float = Field(0.05, ge=0, le=1)
     index: str | None = None
+    shuffle_judgments: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def _pairs_are_not_shuffled(self) -> Source:
+        if self.pairs is not None and self.shuffle_judgments is not None:
+            raise ValueError("shuffle_judgments: is about a collection's judgments; a pair file has its own positives")
+        return self
+
+
+class Part(Source):
+    """One collection of a mixture; `weight` is its share of the batches, None everywhere means by examples."""
+
+    collection: str
     weight: PositiveFloat | None = None
 
 
-class Data(Block):
-    """Either one collection, with what `Part` says, or a `mixture` of several."""
+class Data(Source):
+    """Either one collection, or a `mixture` of several."""
 
     collection: str | None = None
-    split: str = "train"
-    positive_grade: PositiveInt = 1
-    runs: Runs = Runs()
-    pairs: str | None = None
-    unknown_pairs: Literal["error", "count"] = "error"
-    differing_scores: Literal["error", "mean"] = "error"
-    max_missing_scores: float = Field(0.05, ge=0, le=1)
-    index: str | None = None
     mixture: tuple[Part, ...] = ()
 
     def parts(self) -> tuple[Part, ...]:

@@ -65,13 +65,20 @@ def open_table(part: Part) -> TrainingTable:
     fingerprint = _digest(
         _collection_fingerprint(collection, part.split),
         f"{part.split} {part.positive_grade}",
+        *([] if part.shuffle_judgments is None else [f"shuffled {part.shuffle_judgments}"]),
         *(f"{role} {Path(path).name} {sha256_file(path)}" for role, path in part.runs.files()),
         *_pair_file_key(part),
     )
 
     def columns(scratch: Path) -> tuple[pa.Table, TableReport]:
         if part.pairs is None:
-            return build_columns(collection, part.split, _read(part.runs), positive_grade=part.positive_grade)
+            return build_columns(
+                collection,
+                part.split,
+                _read(part.runs),
+                positive_grade=part.positive_grade,
+                shuffle=part.shuffle_judgments,
+            )
         pairs = PairFile(Path(part.pairs), _named(part.pairs), part.unknown_pairs, part.differing_scores)
         return pair_table(collection, part.split, pairs, scratch)
 

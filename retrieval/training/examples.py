@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,17 +105,21 @@ class _Pairs:
 
 
 def build_columns(
-    collection: Collection, split: str, runs: RoleRuns, *, positive_grade: int = 1
+    collection: Collection, split: str, runs: RoleRuns, *, positive_grade: int = 1, shuffle: int | None = None
 ) -> tuple[pa.Table, TableReport]:
     """Join judgments and runs into the columns above.
 
-    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade.
+    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade. With
+    `shuffle`, a seed, the judged documents are dealt out anew over all judgments: a control.
 
     Raises:
         DataError: a run has documents that the collection lacks, or no query has a positive.
     """
     size, queries = len(collection.documents), collection.queries(split)
     judged, unknown = judged_pairs(collection, split)
+    if shuffle is not None:
+        order = np.random.default_rng(shuffle).permutation(len(judged.query))
+        judged = _first_of_each(replace(judged, document=judged.document[order]), size)
     positives = judged.where(judged.value >= positive_grade)
     kept = np.unique(positives.query)
     if not len(kept):
