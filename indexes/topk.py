@@ -61,7 +61,8 @@ class TopK:
         if not len(block) or not len(self.queries) or not self.k:
             return
         half = self.half and block.dtype in _HALF_UNITS
-        product = self._half_product(block) if half else self._product(block)
+        with torch.autocast(block.device.type, enabled=False):  # else float32 products would be rounded in training
+            product = self._half_product(block) if half else self._product(block)
         # A query's rounding and a score's, each one unit; twice that again for what kernels sum in half precision.
         extra = 8 * _HALF_UNITS[block.dtype] * self.largest_norm if half else 0.0
         self._mask_excluded(product, start, len(block))

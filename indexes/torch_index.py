@@ -64,12 +64,12 @@ class TorchIndex:
     ) -> None:
         if len(shards) != len(ids):
             raise ConfigError(f"{len(shards)} vectors for {len(ids)} document ids; expected one id for each vector")
-        self.shards, self.ids, self.similarity, self.folder = shards, ids, similarity, folder
+        self.shards, self.ids, self.folder = shards, ids, folder
+        self.similarity: Similarity = similarity
         self.device, self._owner = torch.device(device), owner
-        self.block = _check_block(block)
+        self.block, self.resident = _check_block(block), resident
         self._tensors = [_as_tensor(array) for array in shards.arrays]
         self._half = self.device.type != "cpu"  # there half precision is faster, on a CPU it is not
-        self._resident = resident
         self._starts = shards.starts[:-1].tolist()
         if resident and self.device.type != "cpu":
             self._tensors, self._starts = [_resident(self._tensors, self.device, precision)], [0]
@@ -103,6 +103,15 @@ class TorchIndex:
         """The stored vectors of `rows` as float32 (len(rows), dim)."""
         return self.shards.rows(rows)
 
+    def on(self, device: str | torch.device, *, precision: Half | None = None) -> TorchIndex:
+        """The same vectors searched on another device; this index itself where it is there already."""
+        if torch.device(device) == self.device:
+            return self
+        return TorchIndex(
+            self.shards, self.ids, similarity=self.similarity, device=str(device), block=self.block,
+            resident=self.resident, precision=precision, folder=self.folder, owner=self._owner,
+        )  # fmt: skip
+
     @property
     def stored_vectors(self) -> VectorShards:
         """What every dense index that keeps its vectors can give."""
@@ -119,10 +128,13 @@ class TorchIndex:
         """
         flat = rows.reshape(-1)
         wanted = flat.clamp(min=0).to(self._tensors[0].device)
-        found = torch.empty((len(flat), self.dimension), dtype=torch.float32, device=wanted.device)
-        for start, tensor in zip(self._starts, self._tensors, strict=True):
-            mine = (wanted >= start) & (wanted < start + len(tensor))
-            found[mine] = tensor[wanted[mine] - start].float()
+        if len(self._tensors) == 1:
+            found = self._tensors[0][wanted].float()
+        else:
+            found = torch.empty((len(flat), self.dimension), dtype=torch.float32, device=wanted.device)
+            for start, tensor in zip(self._starts, self._tensors, strict=True):
+                mine = (wanted >= start) & (wanted < start + len(tensor))
+                found[mine] = tensor[wanted[mine] - start].float()
         found = found.to(rows.device).masked_fill(flat[:, None] < 0, 0.0)
         return found.reshape(*rows.shape, self.dimension)
 
@@ -199,7 +211,7 @@ class TorchIndex:
     def _suitable_block(self, queries: int) -> int:
         if self.device.type == "cpu":
             return _SCORES // max(16, min(queries, _QUERIES))
-        return _CUDA_SCORES // max(16, min(queries, _QUERIES)) if self._resident else _CUDA_BLOCK
+        return _CUDA_SCORES // max(16, min(queries, _QUERIES)) if self.resident else _CUDA_BLOCK
 
     def _blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         for first, tensor in zip(self._starts, self._tensors, strict=True):

@@ -259,6 +259,50 @@ def test_scores_are_the_index_s_own_and_differentiate_in_the_queries_only(toy: P
         assert queries.grad is not None
 
 
+def test_scores_stay_exact_under_mixed_precision(toy: Path):
+    from rtk.retrieval.mining.live import LiveIndex
+
+    live = LiveIndex(exact([f"d{n}" for n in range(12)]), table_of(toy))
+    queries = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    rows = live.search(queries, 4)
+    expected = live.scores(queries, rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(live.search(queries, 4), rows)
+        assert torch.equal(live.scores(queries, rows), expected)
+
+
+def test_each_collection_of_a_mixture_has_its_index(config: dict[str, Any], toy: Path, index: Path):
+    part = {"collection": str(toy), "index": str(index)}
+    given = {
+        **config,
+        "evaluation": None,
+        "data": {"mixture": [{**part, "weight": 1}, {**part, "split": "dev", "weight": 1}]},
+    }
+    assert len(record(train(given))["data"]) == 2
+
+
+def test_an_index_that_changed_does_not_resume(
+    config: dict[str, Any], toy: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from rtk.retrieval.losses.live import AdoreLoss
+
+    forward, calls = AdoreLoss.forward, iter(range(4))
+
+    def stop(self: AdoreLoss, *given: Any) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return forward(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdoreLoss, "forward", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    shutil.rmtree(config["data"]["index"])
+    make_index(toy, tiny_models / "dense", Path(config["data"]["index"]), "faiss")
+    with pytest.raises(ConfigError, match=r"data\.0\.fingerprint"):
+        train(config)
+
+
 def test_what_does_not_go_together_is_told_before_anything_is_loaded(config: dict[str, Any], tmp_path: Path):
     from rtk.retrieval.training.config import load_config
 

@@ -89,6 +89,15 @@ def test_excluded_rows_never_come_back(count: int):
     np.testing.assert_array_equal(scores, expected_scores)
 
 
+def test_mixed_precision_around_it_changes_nothing():
+    documents, queries = vectors(3000, 32, 8, ties=False), vectors(5, 32, 9, ties=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows, scores = search(queries, documents, 40, [1000])
+    expected_rows, expected_scores = sorted_hits(queries, documents, 40)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
 def test_gather_gives_the_vectors_that_searches_see():
     from rtk.ids import Ids
     from rtk.indexes import TorchIndex, VectorShards

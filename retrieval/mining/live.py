@@ -44,9 +44,10 @@ class LiveIndex:
     """A frozen index inside a training loop.
 
     Args:
-        exact: the search over its vectors.
+        exact: the search over its vectors; it moves to the device of the queries at the first search.
         table: the training table of the same collection.
         fingerprint: of the documents that were indexed, None where the index does not say.
+        precision: on a GPU the vectors are kept in this type; None is the one that they are stored in.
 
     Attributes:
         missing: how many relevant documents of the table the index lacks.
@@ -55,8 +56,16 @@ class LiveIndex:
         DataError: the index has none of them.
     """
 
-    def __init__(self, exact: TorchIndex, table: TrainingTable, fingerprint: str | None) -> None:
+    def __init__(
+        self,
+        exact: TorchIndex,
+        table: TrainingTable,
+        fingerprint: str | None = None,
+        *,
+        precision: Half | None = None,
+    ) -> None:
         self.exact, self.fingerprint = exact, fingerprint
+        self._precision: Half | None = precision
         self._offsets = np.concatenate([[0], np.cumsum(table.positives, dtype=np.int64)])
         skipped = np.repeat(table.offsets[:-1] - self._offsets[:-1], table.positives)
         entries = skipped + np.arange(self._offsets[-1])
@@ -76,7 +85,12 @@ class LiveIndex:
 
     def search(self, queries: Tensor, k: int) -> Tensor:
         """Rows of the exact k best, best first, padded with -1: (B, dim) → (B, k) int64, on the queries' device."""
-        return self.exact.topk(queries, k)[1].to(queries.device)
+        return self.on(queries.device).topk(queries, k)[1]
+
+    def on(self, device: torch.device) -> TorchIndex:
+        """The search on that device. The vectors are copied there once and stay."""
+        self.exact = self.exact.on(device, precision=self._precision)
+        return self.exact
 
     def scores(self, queries: Tensor, rows: Tensor) -> Tensor:
         """The index's similarity to each query's documents, in float32, differentiable in the queries only.
@@ -88,8 +102,9 @@ class LiveIndex:
         queries = queries.to(torch.promote_types(torch.float32, queries.dtype))
         if self.similarity == "cosine":
             queries = F.normalize(queries, dim=1)
-        documents = self.exact.gather(rows).to(queries.dtype)
-        return torch.bmm(documents, queries[:, :, None]).squeeze(2)
+        documents = self.on(queries.device).gather(rows).to(queries.dtype)
+        with torch.autocast(queries.device.type, enabled=False):
+            return torch.bmm(documents, queries[:, :, None]).squeeze(2)
 
     def relevant(self, rows: np.ndarray, device: torch.device) -> Relevant:
         """The relevant documents of table rows; those that the index lacks are left out."""
@@ -128,12 +143,8 @@ def open_live_index(
         raise ConfigError(
             f"{path} keeps compressed vectors only; build it with the torch back-end, or faiss with its vectors kept"
         )
-    device = str(model.device)
-    exact = TorchIndex(
-        shards, opened.ids, similarity=manifest.similarity or "dot", device=device,
-        precision=None if device == "cpu" else precision, folder=Path(path), owner=opened,
-    )  # fmt: skip
-    live = LiveIndex(exact, table, (manifest.collection or {}).get("fingerprint"))
+    exact = TorchIndex(shards, opened.ids, similarity=manifest.similarity or "dot", folder=Path(path), owner=opened)
+    live = LiveIndex(exact, table, (manifest.collection or {}).get("fingerprint"), precision=precision)
     if live.missing:
         _LOG.warning("%s: the index lacks %d relevant documents; they are left out", path, live.missing)
     return live

@@ -81,7 +81,7 @@ class DevEvaluator(BaseEvaluator):
             return _score_candidates(encoder, self.candidates, self.queries, self.collection)
         for index in self.indexes:
             if index.fingerprint == self.collection.documents.fingerprint:
-                hits = index.exact.search(encoder.encode_query(self.queries.texts), self.block.depth)
+                hits = index.on(model.device).search(encoder.encode_query(self.queries.texts), self.block.depth)
                 return hits_to_run(self.queries.ids, hits, index.exact.ids, tag="dev")
         return search_exactly(encoder, self.queries, self.collection, self.block.depth)
 
