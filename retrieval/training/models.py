@@ -30,7 +30,7 @@ def load_model(config: TrainConfig) -> Any:
     if config.lora:
         from .lora import add_lora
 
-        add_lora(model, config.lora)
+        add_lora(model, config.lora, checkpointing=_checkpointing(config))
     return _call(config.preset.prepare, model, config)
 
 
@@ -41,6 +41,11 @@ def finish_model(model: Any, config: TrainConfig) -> Any:
 
         merge_lora(model)
     return _call(config.preset.finish, model, config)
+
+
+def _checkpointing(config: TrainConfig) -> bool:
+    """Whether activations are computed a second time on the way back; transformers changes the argument's name."""
+    return any(config.trainer.get(f"{name}_checkpointing") for name in ("gradient", "activation"))
 
 
 def _call(place: str | None, model: Any, config: TrainConfig) -> Any:

@@ -33,7 +33,7 @@ SOUP_FILE = "rtk-soup.json"
 _BESIDE = (
     *("README.md", "rtk-*", "checkpoints", "checkpoints/*", "checkpoint-*", ".*", "*/.*"),
     *("optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin", "trainer_state.json"),
-    *("loss.safetensors", "runs/*"),
+    *("loss.safetensors", "trained.safetensors", "runs/*"),
 )
 # Values of configuration files that say how a model was saved, not what it computes.
 _SAVED_BY = frozenset({"_name_or_path", "transformers_version", "__version__", "torch_dtype", "dtype", "name_or_path"})
