@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rtk.retrieval.losses.contrastive import (
     add_hardness,
+    direction_scores,
     guide_mask,
     in_batch_scores,
     info_nce,
@@ -108,6 +109,50 @@ def test_guided_masks_equal_gist(case: dict):
         allowed = allowed | torch.eye(size, dtype=torch.bool) if (first, second) == (0, 1) else allowed
         pools.append(cosine(leaves[first], leaves[second], scale).masked_fill(~allowed, -torch.inf))
     check(info_nce_over(pools[0].diagonal(), pools), leaves, case)
+
+
+QD, DQ, QQ, DD = "query-document", "document-query", "query-query", "document-document"
+SETTINGS = [
+    ((QD,), True, None),
+    ((QD, DQ), False, None),
+    ((QD, DQ), True, None),
+    ((QD, QQ), True, None),
+    ((QD, QQ, DQ, DD), True, None),
+    ((QD,), True, "in-batch"),
+    ((QD,), True, "hard"),
+    ((QD,), True, "all"),
+    ((QD, QQ, DQ, DD), True, "hard"),
+]
+
+
+@pytest.mark.parametrize(("directions", "joint", "negatives"), SETTINGS)
+@pytest.mark.parametrize("hard", [0, 3])
+def test_every_setting_equals_the_library_run_here(
+    directions: tuple[str, ...], joint: bool, negatives: str | None, hard: int
+):
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    theirs = [random(40 + at, 5, 7).requires_grad_() for at in range(2 + hard)]
+    library = MultipleNegativesRankingLoss(
+        torch.nn.Identity(),
+        scale=15,
+        directions=[name.replace("-", "_to_").replace("document", "doc") for name in directions],
+        partition_mode="joint" if joint else "per_direction",
+        hardness_mode={None: None, "in-batch": "in_batch_negatives"}.get(negatives, f"{negatives}_negatives"),
+        hardness_strength=6.0 if negatives else 0.0,
+    )
+    expected = library.compute_loss_from_embeddings(theirs, None)
+    expected.backward()
+    ours = [column.detach().clone().requires_grad_() for column in theirs]
+    documents, own = torch.cat(ours[1:]), torch.arange(5)[:, None] + 5 * torch.arange(1 + hard)
+    pools = direction_scores(lambda a, b: cosine(a, b, 15), ours[0], ours[0], documents, own, directions)
+    if negatives:
+        pools[0] = add_hardness(pools[0], pools[0].detach() / 15, own, strength=6.0, negatives=negatives)
+    loss = info_nce_over(pools[0].diagonal(), pools, joint=joint)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    for mine, theirs_ in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, theirs_.grad, rtol=1e-8, atol=1e-12)
 
 
 # --- focal weight ---

@@ -15,6 +15,7 @@ from rtk.retrieval.losses.distillation import (
     margin_mse,
     margin_mse_lists,
     rank_net_margins,
+    rank_net_pairs,
     teacher_grades,
 )
 from rtk.retrieval.losses.ranking import Lambda, lambda_loss, list_net
@@ -150,6 +151,27 @@ def test_ranknet_by_margins_is_the_published_one_for_positive_margins_and_bounde
     far = (double([-50.0]), double([50.0]), double([0.0]), double([2.0]))
     assert rank_net_margins(*far).item() == pytest.approx(0, abs=1e-9)
     assert rank_net_margins(*far, published=True).item() < -100
+
+
+def test_ranknet_of_pairs_without_a_teacher_is_the_published_in_batch_part():
+    case = DUAL["ranknet_no_teacher"]
+    queries, positives, negatives = (double(case[key]) for key in ("query_vecs", "pos_vecs", "neg_vecs"))
+    size = len(queries)
+    off = ~torch.eye(size, dtype=torch.bool)
+    own = (queries * positives).sum(1, keepdim=True).expand(size, size)[off]
+    parts = [rank_net_pairs(own, (queries @ documents.T)[off]) for documents in (positives, negatives)]
+    assert (sum(parts) / 2).item() == pytest.approx(case["inbatch_loss"], rel=1e-9)
+
+
+def test_ranknet_of_pairs_with_probabilities_is_binary_cross_entropy():
+    student, probabilities = random(30, 5, 2), random(31, 5).sigmoid()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(student[:, 0] - student[:, 1], probabilities)
+    assert rank_net_pairs(*student.unbind(1), probabilities).item() == pytest.approx(expected.item(), rel=1e-12)
+    gap = probabilities.clone()
+    gap[2] = NAN
+    kept = torch.arange(5) != 2
+    expected = rank_net_pairs(*student[kept].unbind(1), probabilities[kept])
+    assert rank_net_pairs(*student.unbind(1), gap).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_teacher_grades_lift_what_the_teacher_finds_possible():

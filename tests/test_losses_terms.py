@@ -175,6 +175,16 @@ def test_infonce_without_additions_is_the_plain_function():
     assert value.item() == pytest.approx(info_nce(scores, batch.own[:, 0], batch.side["allowed"]).item(), rel=1e-9)
 
 
+def test_the_module_over_first_dimensions_is_the_matryoshka_loss():
+    golden = json.loads((Path(__file__).parent / "goldens" / "st_losses.json").read_text())["matryoshka"]
+    columns = [torch.tensor(column, dtype=torch.float64) for column in golden["embeddings"]]
+    pairs = list(zip(golden["dims"], golden["weights"], strict=True))
+    options = LOSSES["infonce"].options(name="infonce", scale=golden["scale"])
+    values = InBatchLoss(torch.nn.Identity(), [options], matryoshka=pairs).from_embeddings(columns, {})
+    assert len(values) == len(pairs)
+    assert sum(values.values()).item() == pytest.approx(golden["loss"], rel=1e-7)
+
+
 def test_symmetric_masks_hold_in_both_directions():
     value, batch = dense("infonce", directions="symmetric")
     allowed = batch.side["allowed"]

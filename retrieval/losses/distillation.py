@@ -18,6 +18,7 @@ __all__ = [
     "margin_mse",
     "margin_mse_lists",
     "rank_net_margins",
+    "rank_net_pairs",
     "teacher_grades",
 ]
 
@@ -124,6 +125,21 @@ def rank_net_margins(
     if published:
         return masked_mean(teacher * F.softplus(-student), known)
     return masked_mean(teacher.abs() * F.softplus(-teacher.sign() * student), known)
+
+
+def rank_net_pairs(student_positive: Tensor, student_negative: Tensor, probabilities: Tensor | None = None) -> Tensor:
+    """RankNet of given pairs: L = mean of −[P̄ log σ(x) + (1 − P̄) log(1 − σ(x))], x = s⁺ − s⁻ (Burges et al. 2005).
+
+    Args:
+        student_positive, student_negative: as in `margin_mse`.
+        probabilities: P̄ of the positive being the better one, shaped as the negatives: 1 without a teacher, σ(t⁺ − t⁻)
+            of one; NaN where unscored. None is 1 everywhere.
+    """
+    student = _margins(wide(student_positive), wide(student_negative))
+    if probabilities is None:
+        return F.softplus(-student).mean()
+    targets, known = scored(probabilities.reshape(student.shape))
+    return masked_mean(F.softplus(-student) + (1 - targets) * student, known)
 
 
 def teacher_grades(teacher: Tensor) -> tuple[Tensor, Tensor]:

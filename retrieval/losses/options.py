@@ -225,7 +225,9 @@ class RankNetOptions(ScoredOptions):
 class LambdaOptions(ScoredOptions):
     """The lambda framework's weighting scheme, its cut-off and its base-2 or natural logarithm."""
 
-    scheme: Literal["ndcg-loss1", "ndcg-loss2", "lambdarank", "ndcg-loss2++"] = "ndcg-loss2++"
+    scheme: Literal["ndcg-loss1", "ndcg-loss2", "lambdarank", "ndcg-loss2++", "ranknet", "ranknet-difference"] = (
+        "ndcg-loss2++"
+    )
     k: PositiveInt | None = None
     mu: float = Field(10.0, gt=0)
     sigma: float = Field(1.0, gt=0)
@@ -280,12 +282,14 @@ class LossEntry:
         options: what stands in the configuration.
         alone: it is no term of a sum but a loss of its own (it needs more than one encoding of the batch).
         searches: it searches `data.index` while it trains, which needs a document side that stays as it is.
+        costs: the smallest unit whose cost it can tell, for weights (curricula) to multiply; None is the batch.
     """
 
     families: tuple[Family, ...]
     options: type[LossOptions]
     alone: bool = False
     searches: bool = False
+    costs: Literal["query", "document"] | None = None
 
 
 _BOTH: tuple[Family, ...] = ("bi-encoder", "cross-encoder")
@@ -295,17 +299,18 @@ LOSSES: dict[str, LossEntry] = {
     "in-batch-lambda": LossEntry(("bi-encoder",), InBatchLambdaOptions),
     "in-batch-listnet": LossEntry(("bi-encoder",), InBatchTeacherOptions),
     "in-batch-margin-mse": LossEntry(("bi-encoder",), InBatchTeacherOptions),
-    "infonce": LossEntry(("bi-encoder",), InfoNCEOptions),
+    "infonce": LossEntry(("bi-encoder",), InfoNCEOptions, costs="query"),
     "star": LossEntry(("bi-encoder",), ScoredOptions),
-    "margin-mse": LossEntry(_BOTH, MarginMSEOptions),
-    "kl": LossEntry(_BOTH, KLOptions),
-    "pld": LossEntry(_BOTH, PlackettLuceOptions),
+    "margin-mse": LossEntry(_BOTH, MarginMSEOptions, costs="query"),
+    "kl": LossEntry(_BOTH, KLOptions, costs="query"),
+    "pld": LossEntry(_BOTH, PlackettLuceOptions, costs="query"),
     "dcd": LossEntry(_BOTH, DynamicContrastiveOptions),
     "cet": LossEntry(("cross-encoder",), CetOptions, alone=True),
     "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
-    "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions),
-    "listnet": LossEntry(_BOTH, ScoredOptions),
-    "listwise-softmax": LossEntry(_BOTH, ScoredOptions),
-    "ranknet": LossEntry(_BOTH, RankNetOptions),
+    "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions, costs="document"),
+    "listnet": LossEntry(_BOTH, ScoredOptions, costs="query"),
+    "listwise-softmax": LossEntry(_BOTH, ScoredOptions, costs="query"),
+    "pairwise-softmax": LossEntry(_BOTH, ScoredOptions, costs="query"),
+    "ranknet": LossEntry(_BOTH, RankNetOptions, costs="query"),
     "lambda": LossEntry(_BOTH, LambdaOptions),
 }

@@ -14,10 +14,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Lambda", "binary_cross_entropy", "lambda_loss", "list_net", "listwise_softmax", "rank_net"]
+__all__ = [
+    "Lambda",
+    "binary_costs",
+    "binary_cross_entropy",
+    "lambda_loss",
+    "list_net",
+    "listwise_softmax",
+    "pairwise_softmax",
+    "rank_net",
+]
 
 PairWeight = Literal["none", "inverse-rank", "label-difference"]
-Scheme = Literal["ndcg-loss1", "ndcg-loss2", "lambdarank", "ndcg-loss2++"]
+Scheme = Literal[
+    "ndcg-loss1",
+    "ndcg-loss2",
+    "lambdarank",
+    "ndcg-loss2++",
+    "ranknet",
+    "ranknet-difference",
+]
 
 
 def binary_cross_entropy(
@@ -28,11 +44,24 @@ def binary_cross_entropy(
     Args:
         positive_weight: w, the weight of a positive's cost; None is 1.
     """
-    weight = None if positive_weight is None else scores.new_tensor(positive_weight)
-    costs = F.binary_cross_entropy_with_logits(
-        scores, (labels > 0).to(scores.dtype), pos_weight=weight, reduction="none"
-    )
+    costs = binary_costs(scores, labels, positive_weight=positive_weight)
     return costs.mean() if valid is None else costs[valid].mean()
+
+
+def binary_costs(scores: Tensor, labels: Tensor, *, positive_weight: float | None = None) -> Tensor:
+    """The cost of every document in `binary_cross_entropy`. (B, N)."""
+    weight = None if positive_weight is None else scores.new_tensor(positive_weight)
+    targets = (labels > 0).to(scores.dtype)
+    return F.binary_cross_entropy_with_logits(scores, targets, pos_weight=weight, reduction="none")
+
+
+def pairwise_softmax(scores: Tensor) -> Tensor:
+    """L = mean_b (1 − softmax(s)_0), the positive first: the probability that a negative is taken for it.
+
+    Bounded, unlike the cross-entropy: a list that is quite wrong has hardly a gradient. The loss with which curricula
+    were published (MacAvaney et al. 2020), with one negative.
+    """
+    return (1 - scores.softmax(dim=1)[:, 0]).mean()
 
 
 def list_net(scores: Tensor, labels: Tensor, valid: Tensor | None = None, *, epsilon: float = 0.0) -> Tensor:
@@ -97,7 +126,8 @@ def lambda_loss(
     - `ndcg-loss2`: w = |1/D_{|i−j|} − 1/D_{|i−j|+1}| · |G_i − G_j| (FIRST's code calls this one LambdaRank);
     - `lambdarank`: w = |1/D_i − 1/D_j| · |G_i − G_j|;
     - `ndcg-loss2++`: μ times the first plus the second;
-    - `ndcg-loss1`: w = G_i / D_i over all pairs.
+    - `ndcg-loss1`: w = G_i / D_i over all pairs;
+    - `ranknet`: w = 1; `ranknet-difference`: w = |y_i − y_j|.
 
     Both documents stand within rank k, as in allRank (sentence-transformers keeps pairs with either of them there).
     `mean` divides by the number of pairs in the batch.
@@ -127,6 +157,10 @@ def _lambda_weights(grades: Tensor, inside: Tensor | None, settings: Lambda) -> 
     """w_ij over ranked lists. `grades` (B, N) by rank; returns (B, N, N), constants."""
     grades = grades.clamp(min=0) if inside is None else grades.masked_fill(~inside, 0).clamp(min=0)
     size = grades.shape[1]
+    if settings.scheme == "ranknet":
+        return torch.ones_like(grades)[:, :, None]
+    if settings.scheme == "ranknet-difference":
+        return (grades[:, :, None] - grades[:, None, :]).abs()
     ranks = torch.arange(1, size + 2, device=grades.device, dtype=grades.dtype)
     discounts = torch.log2(1 + ranks)  # D_1 … D_{N+1}
     ideal = torch.pow(2.0, grades.sort(dim=1, descending=True).values) - 1
