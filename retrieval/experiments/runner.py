@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,21 +111,24 @@ def run_recipe(
 
 
 def plan_commands(variant: Variant, names: Mapping[str, str], seeds: Sequence[int]) -> list[Command]:
-    """Every command in the order in which it runs: step by step, and within a step seed by seed."""
-    return [command for step in variant.steps for command in _commands(step, names, seeds)]
+    """Every command in the order in which it runs: the whole chain for the first seed, then for the next one what
+    depends on it."""
+    commands: list[Command] = []
+    for number, seed in enumerate(seeds):
+        steps = [step for step in variant.steps if number == 0 or uses_seed(step.run or step.train)]
+        commands += [_command(step, names, seed) for step in steps]
+    return commands
 
 
-def _commands(step: Step, names: Mapping[str, str], seeds: Sequence[int]) -> Iterator[Command]:
-    each = seeds if uses_seed(step.run or step.train) else [None]
-    for seed in each:
-        filled = dict(names) if seed is None else {**names, "seed": str(seed)}
-        key = step.name if seed is None else f"{step.name}, seed {seed}"
-        if step.run is not None:
-            yield Command(key, tuple(words(step.run, filled)))
-        else:
-            path = Path(names["out"]) / "configs" / f"{_file_name(key)}.yaml"
-            text = yaml.safe_dump(fill(step.train, filled), sort_keys=False, allow_unicode=True)
-            yield Command(key, ("train", str(path)), (path, text))
+def _command(step: Step, names: Mapping[str, str], seed: int) -> Command:
+    seeded = uses_seed(step.run or step.train)
+    filled = {**names, "seed": str(seed)} if seeded else dict(names)
+    key = f"{step.name}, seed {seed}" if seeded else step.name
+    if step.run is not None:
+        return Command(key, tuple(words(step.run, filled)))
+    path = Path(names["out"]) / "configs" / f"{_file_name(key)}.yaml"
+    text = yaml.safe_dump(fill(step.train, filled), sort_keys=False, allow_unicode=True)
+    return Command(key, ("train", str(path)), (path, text))
 
 
 def fill_names(variant: Variant, given: Mapping[str, str], out: Path) -> dict[str, str]:
