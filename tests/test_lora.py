@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +65,27 @@ def as_contriever(config: dict[str, Any]) -> dict[str, Any]:
     loss = [{"name": "moco", "queue_size": 6, "momentum": 0.9}]
     trainer = {**config["trainer"], "per_device_train_batch_size": 2}
     return {**config, "method": "contriever", "sampling": sampling, "loss": loss, "trainer": trainer}
+
+
+def as_adore(config: dict[str, Any], tiny_models: Path) -> dict[str, Any]:
+    from rtk.retrieval.indexing import build_index
+
+    index = Path(config["output"]).parent / "index"
+    build_index(config["data"]["collection"], index, retriever=config["model"], backend="torch")
+    data = {**config["data"], "index": str(index)}
+    return {**config, "method": "adore", "data": data, "loss": [{"name": "adore", "k": 5, "metric_cut": 5}]}
+
+
+def as_cet(config: dict[str, Any], tiny_models: Path) -> dict[str, Any]:
+    from rtk.eval.files import write_run
+    from rtk.eval.run import Run
+
+    run = Path(config["output"]).parent / "negatives.run"
+    everything, scores = [f"d{n}" for n in range(len(WORDS))], np.arange(len(WORDS), 0, -1, dtype=np.float32)
+    write_run(Run.from_lists([(f"q{n}", everything, scores) for n in range(len(WORDS))]), run)
+    data = {**config["data"], "runs": {"negatives": str(run)}}
+    trainer = {**config["trainer"], "warmup_steps": 0}
+    return {**as_reranker(config, tiny_models), "method": "cet", "data": data, "loss": ["cet"], "trainer": trainer}
 
 
 def train(config: dict[str, Any], *overrides: str) -> Path:
@@ -205,18 +227,48 @@ def test_a_merged_result_is_a_plain_model_that_learned(
     assert float(found.stdout.split()[-1]) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["contrastive", "cross-encoder", "contriever"])
+METHODS: dict[str, Callable[..., dict[str, Any]]] = {
+    "contrastive": lambda config, tiny_models: config,
+    "cross-encoder": as_reranker,
+    "contriever": lambda config, tiny_models: as_contriever(config),
+    "adore": as_adore,
+    "cet": as_cet,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_resumed_equals_uninterrupted_bit_for_bit(
     config: dict[str, Any], tiny_models: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ):
-    if method == "cross-encoder":
-        config = as_reranker(config, tiny_models)
-    if method == "contriever":
-        config = as_contriever(config)
-    whole = weights(train({**config, "output": config["output"] + "-whole"}))
+    import sentence_transformers
+
+    config = METHODS[method](config, tiny_models)
+    reranker = method in ("cross-encoder", "cet")
+    load = sentence_transformers.CrossEncoder if reranker else sentence_transformers.SentenceTransformer
+    whole = load(str(train({**config, "output": config["output"] + "-whole"})), device="cpu").state_dict()
     stopped(config, 6, monkeypatch)
-    halves = weights(train(config))
+    halves = load(str(train(config)), device="cpu").state_dict()
+    assert halves.keys() == whole.keys()
+    assert not any("lora" in name for name in whole)
     assert all(torch.equal(value, whole[name]) for name, value in halves.items())
+    before = load(config["model"], device="cpu").state_dict()
+    assert any(name in before and not torch.equal(value, before[name]) for name, value in whole.items()) or (
+        method == "adore"  # a Router, whose names are others
+    )
+
+
+def test_adore_with_adapters_still_searches_the_old_index(config: dict[str, Any], tiny_models: Path):
+    from sentence_transformers import SentenceTransformer
+
+    from rtk.retrieval.encoders import load_encoder
+
+    config = as_adore(config, tiny_models)
+    output = train(config)
+    before, after = (load_encoder(path, device="cpu") for path in (config["model"], str(output)))
+    assert before.identity.fingerprint == after.identity.fingerprint
+    plain = SentenceTransformer(str(output), device="cpu")
+    first = SentenceTransformer(config["model"], device="cpu")
+    assert (torch.as_tensor(plain.encode_query(TEXTS)) - torch.as_tensor(first.encode_query(TEXTS))).abs().max() > 1e-4
 
 
 def test_the_best_checkpoint_is_the_one_that_is_merged(config: dict[str, Any], toy: Path):
