@@ -98,7 +98,7 @@ class TopK:
             return _positions((product >= bound[:, None]) & (product > -torch.inf))
         whole = rows // _GROUP * _GROUP
         groups = product[:, :whole].unflatten(1, (-1, _GROUP))
-        maxima = groups.amax(dim=2)
+        maxima = _group_maxima(product[:, :whole])
         if maxima.shape[1] >= self.k:
             bound = torch.maximum(bound, maxima.topk(self.k, dim=1).values[:, -1] - slack)
         elif bool(torch.isinf(bound).any()):
@@ -139,6 +139,14 @@ def _positions(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Row and column of every true entry of a matrix, in order."""
     query, row = mask.nonzero(as_tuple=True)
     return query, row
+
+
+def _group_maxima(product: torch.Tensor) -> torch.Tensor:
+    """(n, rows) → (n, rows / _GROUP), reading along the memory: on the CPU the products are transposed, and reducing
+    across it would take longer than the product."""
+    if product.stride(0) == 1:
+        return product.T.unflatten(0, (-1, _GROUP)).amax(dim=1).T
+    return product.unflatten(1, (-1, _GROUP)).amax(dim=2)
 
 
 def _in_order(query: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
