@@ -175,6 +175,19 @@ def test_infonce_without_additions_is_the_plain_function():
     assert value.item() == pytest.approx(info_nce(scores, batch.own[:, 0], batch.side["allowed"]).item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["infonce", "star", "margin-mse", "lambda"])
+def test_half_precision_vectors_under_autocast_lose_nothing_more(name: str):
+    columns, side = whole_batch()
+    rounded = [column.bfloat16() for column in columns]
+    given = {"teacher": "t"} if name == "margin-mse" else {}
+    loss = InBatchLoss(torch.nn.Identity(), [LOSSES[name].options(name=name, **given)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss.from_embeddings(rounded, side)[name]
+    assert found.dtype == torch.float32
+    expected = loss.from_embeddings([column.double() for column in rounded], side)[name]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_the_module_over_first_dimensions_is_the_matryoshka_loss():
     golden = json.loads((Path(__file__).parent / "goldens" / "st_losses.json").read_text())["matryoshka"]
     columns = [torch.tensor(column, dtype=torch.float64) for column in golden["embeddings"]]

@@ -26,7 +26,7 @@ Negatives = Literal["in-batch", "hard", "all"]
 def in_batch_scores(
     queries: Tensor, documents: Tensor, *, similarity: Literal["cosine", "dot"] = "dot", scale: float | Tensor = 1.0
 ) -> Tensor:
-    """scale · sim(q_i, d_j), in float32 whatever the vectors' dtype.
+    """scale · sim(q_i, d_j), in float32 whatever the vectors' dtype, under autocast too.
 
     Args:
         queries: (B, dim).
@@ -40,7 +40,8 @@ def in_batch_scores(
     if similarity == "cosine":
         queries = torch.nn.functional.normalize(queries, dim=-1)
         documents = torch.nn.functional.normalize(documents, dim=-1)
-    return scale * (queries @ documents.T)
+    with torch.autocast(queries.device.type, enabled=False):
+        return scale * (queries @ documents.T)
 
 
 def info_nce(

@@ -83,5 +83,5 @@ def mix_list(queries: Tensor, negatives: Tensor, *, scale: float | Tensor = 1.0)
         (B, dim) of norm 1.
     """
     queries, negatives = wide(queries), wide(negatives)
-    shares = (scale * torch.einsum("bd,bkd->bk", queries, negatives)).softmax(dim=1)
-    return F.normalize(torch.einsum("bk,bkd->bd", shares, negatives), dim=-1)
+    shares = (scale * (queries[:, None, :] * negatives).sum(dim=-1)).softmax(dim=1)
+    return F.normalize((shares[:, :, None] * negatives).sum(dim=1), dim=-1)
