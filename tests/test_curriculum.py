@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtk.errors import ConfigError
+from rtk.eval.files import read_run, write_run
 from rtk.eval.run import Run
 from rtk.ids import Ids
 from rtk.retrieval.sampling.curriculum import Schedule, curriculum_weights, easiness, kde_cdf, score_easiness
@@ -110,3 +114,173 @@ def test_the_hardest_of_several_negatives_decides():
 def test_an_epoch_is_a_number_of_batches():
     schedule = Schedule(batches_per_epoch=32)
     assert [schedule.epoch(number) for number in (0, 31, 32, 640)] == [0, 0, 1, 20]
+
+
+# --- training ---
+
+
+def lists(of: dict[str, list[str]]) -> Run:
+    return Run.from_lists((qid, docs, [float(-place) for place in range(len(docs))]) for qid, docs in of.items())
+
+
+@pytest.fixture
+def config(beir_folder, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path / "cache"))
+    words = ["file", "cell", "wing", "heat", "vitamin", "cancer", "json", "date", "path", "flow", "gene", "list"]
+    corpus = [{"_id": f"d{n}", "title": "", "text": words[n]} for n in range(12)]
+    queries = [{"_id": f"q{n}", "text": words[-n]} for n in range(8)]
+    folder = beir_folder(corpus=corpus, queries=queries, qrels={"train": [(f"q{n}", f"d{n}", 1) for n in range(8)]})
+    orders = {f"q{n}": [f"d{(n * 5 + step) % 12}" for step in range(12)] for n in range(8)}
+    write_run(lists(orders), tmp_path / "negatives.run")
+    write_run(lists({qid: docs[:9] for qid, docs in orders.items()}), tmp_path / "bm25.run")
+    runs = {"negatives": str(tmp_path / "negatives.run"), "first_stage": str(tmp_path / "bm25.run")}
+    return {
+        "method": "cross-encoder",
+        "model": str(tiny_models / "cross_encoder"),
+        "data": {"collection": str(folder), "runs": runs},
+        "sampling": {"negatives": 2},
+        "loss": ["pairwise-softmax"],
+        "curriculum": {"difficulty": "reciprocal-rank", "end": 2, "batches_per_epoch": 2},
+        "trainer": {
+            "per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 6, "save_steps": 3,
+            "logging_steps": 1, "use_cpu": True,
+        },
+        "output": str(tmp_path / "model"),
+    }  # fmt: skip
+
+
+def load(config: dict[str, Any], *overrides: str) -> Any:
+    from rtk.retrieval.training.config import load_config
+
+    return load_config(config, overrides)
+
+
+def train(config: dict[str, Any], *overrides: str) -> Path:
+    from rtk.retrieval.training.trainer import train as run
+
+    return run(load(config, *overrides))
+
+
+def trainer_of(config: dict[str, Any], *overrides: str) -> Any:
+    from rtk.retrieval.training.kinds import EXAMPLES
+    from rtk.retrieval.training.trainer import _arguments, _make_trainer
+
+    loaded = load(config, *overrides)
+    tables = EXAMPLES[loaded.preset.examples or loaded.preset.family].open(loaded)
+    return _make_trainer(loaded, _arguments(loaded, resuming=False), tables, None)
+
+
+def test_the_batch_carries_each_documents_difficulty(config):
+    trainer = trainer_of(config)
+    run = read_run(config["data"]["runs"]["first_stage"])
+    (table,) = trainer._examples.tables
+    for number, batch in zip(range(2), trainer.get_train_dataloader(), strict=False):
+        draw = trainer._examples.sampler.draw(number)
+        for slot, qid in enumerate(table.qids(draw.rows)):
+            names = table.documents.ids.take(draw.documents[slot])
+            found = run[qid].documents
+            expected = [1 / (found.index(name) + 1) if name in found else 0.001 for name in names]
+            assert batch["label"]["difficulty"][slot].tolist() == pytest.approx(expected)
+
+
+MAKERS = {
+    "pairwise-softmax": ("cross-encoder", {}),
+    "binary-cross-entropy": ("cross-encoder", {}),
+    "ranknet": ("cross-encoder", {}),
+    "listwise-softmax": ("contrastive", {}),
+    "infonce": ("contrastive", {"gamma": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("reduction", ["per_sample", "batch_mean_product"])
+def test_each_querys_cost_is_multiplied_by_its_weight(config, tiny_models, name, reduction):
+    """Weights of 1 give the plain loss; the costs of queries average to it; the value is the sum of products."""
+    method, options = MAKERS[name]
+    model = "cross_encoder" if method == "cross-encoder" else "dense"
+    config |= {"method": method, "model": str(tiny_models / model), "loss": [{"name": name, **options}]}
+    config["curriculum"]["reduction"] = reduction
+    trainer = trainer_of(config)
+    trainer.loss.eval()
+    inputs = next(iter(trainer.get_train_dataloader()))
+    features, side = trainer.collect_features(dict(inputs))
+    value = trainer.loss(features, side)[name].item()
+    weights = trainer.loss.weights.of(side)
+    assert weights.tolist() != [1.0] * 4
+    trainer.loss.weights = None
+    plain = trainer.loss(features, side)[name].item()
+    caught: list[torch.Tensor] = []
+
+    class Caught:
+        def value(self, term: Any, batch: Any) -> torch.Tensor:
+            caught.append(term.by_query(batch))
+            return caught[0].mean()
+
+    trainer.loss.weights = Caught()
+    assert trainer.loss(features, side)[name].item() == pytest.approx(plain, rel=1e-5)
+    costs = caught[0]
+    expected = (costs * weights).mean() if reduction == "per_sample" else costs.mean() * weights.mean()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_pointwise_weights_multiply_documents(config):
+    config |= {"loss": ["binary-cross-entropy"]}
+    trainer = trainer_of(config, "curriculum.weighting=pointwise", "curriculum.difficulty=kde")
+    trainer.loss.eval()
+    features, side = trainer.collect_features(dict(next(iter(trainer.get_train_dataloader()))))
+    value = trainer.loss(features, side)["binary-cross-entropy"].item()
+    from rtk.retrieval.losses.modules import candidate_scores
+
+    scores = candidate_scores(trainer.model, features).detach()
+    costs = torch.nn.functional.softplus(torch.where(side["labels"] > 0, -scores, scores))
+    easy = side["difficulty"]
+    weights = torch.where(side["labels"] > 0, easy, 1 - easy) + 1e-8
+    assert value == pytest.approx((costs * weights).mean().item(), rel=1e-5)
+
+
+def test_the_weight_fades_by_the_batchs_number_also_after_a_resume(config, monkeypatch):
+    from safetensors.torch import load_file
+
+    from rtk.retrieval.training import loops
+
+    whole = train({**config, "output": config["output"] + "-whole"})
+    original = loops._Loop.compute_loss
+
+    def stop(self: Any, *given: Any, **settings: Any) -> Any:
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        return original(self, *given, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loops._Loop, "compute_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    halves = train(config)
+    ends = [load_file(output / "model.safetensors") for output in (whole, halves)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    state = json.loads((whole / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
+    told = [entry["curriculum-weight"] for entry in state["log_history"] if "curriculum-weight" in entry]
+    assert len(told) == 6
+    assert max(told[:2]) < 1
+    assert told[4:] == [1.0, 1.0], "the third epoch of two batches"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"loss": ["cet"], "method": "cet"}, "'cet' stands alone"),
+        ({"loss": ["lambda"]}, "'lambda' has no cost of its own for each query.*batch_mean_product"),
+        ({"curriculum": {"weighting": "pointwise"}}, "for each document.*take one of binary-cross-entropy"),
+        ({"curriculum": {"difficulty": "bm25"}}, "reciprocal-rank"),
+    ],
+)
+def test_what_a_curriculum_cannot_weigh_is_refused(config, change, said):
+    with pytest.raises(ConfigError) as caught:
+        load({**config, **change})
+    assert re.search(said, str(caught.value) + " ".join(caught.value.problems), re.DOTALL)
+
+
+def test_a_curriculum_needs_a_first_stage(config):
+    config["data"]["runs"].pop("first_stage")
+    with pytest.raises(ConfigError, match=r"data\.runs\.first_stage"):
+        load(config)

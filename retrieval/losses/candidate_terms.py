@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from .batch import CandidateBatch, CandidateTerm
+from .batch import CandidateTerm
 from .context import LossContext
-from .gathering import gather_constant, gather_with_gradient
+from .list_term import BinaryTerm, ListTerm
 from .options import BinaryOptions, LambdaOptions, LossOptions, RankNetOptions
-from .ranking import Lambda, binary_cross_entropy, lambda_loss, list_net, listwise_softmax, rank_net
+from .ranking import Lambda, lambda_loss, list_net, listwise_softmax, pairwise_softmax, rank_net
 from .teacher_terms import make_dynamic_contrastive, make_kl, make_margin_mse, make_plackett_luce
 
 __all__ = ["CANDIDATE_TERMS", "MakeCandidateTerm"]
@@ -21,16 +21,11 @@ MakeCandidateTerm = Callable[[LossOptions, LossContext], CandidateTerm]
 
 
 def _listwise(function: Callable[..., Tensor], **settings: Any) -> CandidateTerm:
-    call = partial(function, **settings)
-
-    def term(batch: CandidateBatch) -> Tensor:
-        return call(gather_with_gradient(batch.scores), gather_constant(batch.labels))
-
-    return term
+    return ListTerm(partial(function, **settings))
 
 
 def _binary(options: LossOptions, context: LossContext) -> CandidateTerm:
-    return _listwise(binary_cross_entropy, positive_weight=cast(BinaryOptions, options).positive_weight)
+    return BinaryTerm(cast(BinaryOptions, options).positive_weight)
 
 
 def _rank_net(options: LossOptions, context: LossContext) -> CandidateTerm:
@@ -47,6 +42,7 @@ CANDIDATE_TERMS: dict[str, MakeCandidateTerm] = {
     "binary-cross-entropy": _binary,
     "listnet": lambda options, context: _listwise(list_net),
     "listwise-softmax": lambda options, context: _listwise(listwise_softmax),
+    "pairwise-softmax": lambda options, context: ListTerm(lambda scores, labels: pairwise_softmax(scores)),
     "ranknet": _rank_net,
     "lambda": _lambda,
     "margin-mse": make_margin_mse,

@@ -42,6 +42,21 @@ class InfoNCE(nn.Module):
         return bool(self.guide)
 
     def forward(self, batch: DenseBatch) -> Tensor:
+        return self._loss(*self._pools(batch))
+
+    def by_query(self, batch: DenseBatch) -> Tensor:
+        """The cost of each query of this process alone, for weights to multiply. (B,)."""
+        positive, pools = self._pools(batch)
+        rows = [[pool[row : row + 1] for pool in pools] for row in range(len(positive))]
+        return torch.stack([self._loss(positive[row : row + 1], pool) for row, pool in enumerate(rows)])
+
+    def _loss(self, positive: Tensor, pools: Sequence[Tensor]) -> Tensor:
+        chosen = self.options
+        joint, gamma = chosen.directions == "joint", chosen.gamma
+        return info_nce_over(positive, pools, joint=joint, gamma=gamma, detach_weight=chosen.detach_weight)
+
+    def _pools(self, batch: DenseBatch) -> tuple[Tensor, list[Tensor]]:
+        """(B,) scores of the positives, and (B, n) scores by direction, −inf where masked."""
         chosen = self.options
         directions = DIRECTIONS[chosen.directions]
         everyone = gather_with_gradient(batch.queries) if len(directions) > 1 else batch.queries
@@ -59,8 +74,7 @@ class InfoNCE(nn.Module):
         self._tell(pools[0], positive)
         if chosen.mixing:
             pools[0] = torch.cat([pools[0], self._mixed_scores(batch)], dim=1)
-        joint, gamma = chosen.directions == "joint", chosen.gamma
-        return info_nce_over(positive.squeeze(1), pools, joint=joint, gamma=gamma, detach_weight=chosen.detach_weight)
+        return positive.squeeze(1), pools
 
     def _masks(self, batch: DenseBatch, directions: Sequence[str]) -> list[Tensor | None]:
         """Which columns of each direction's pool may count; the positive always does."""

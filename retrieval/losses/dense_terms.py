@@ -12,6 +12,7 @@ from .candidate_terms import CANDIDATE_TERMS, MakeCandidateTerm
 from .context import LossContext
 from .contrastive_terms import InfoNCE, Star
 from .in_batch_teacher import IN_BATCH_TEACHER_TERMS
+from .list_term import ListTerm
 from .options import LossOptions, ScoredOptions
 
 __all__ = ["DENSE_TERMS", "MakeDenseTerm", "lifted"]
@@ -26,8 +27,15 @@ class _Lifted(nn.Module):
         self.term = term
 
     def forward(self, batch: DenseBatch) -> Tensor:
+        return self.term(self._candidates(batch))
+
+    def by_query(self, batch: DenseBatch) -> Tensor:
+        """(B,) costs; for terms that have them."""
+        return cast(ListTerm, self.term).by_query(self._candidates(batch))
+
+    def _candidates(self, batch: DenseBatch) -> CandidateBatch:
         scores = batch.own_scores(self.scorer)
-        return self.term(CandidateBatch(scores, batch.side["labels"].to(scores.device), batch.side))
+        return CandidateBatch(scores, batch.side["labels"].to(scores.device), batch.side)
 
 
 def lifted(make: MakeCandidateTerm) -> MakeDenseTerm:
@@ -35,12 +43,10 @@ def lifted(make: MakeCandidateTerm) -> MakeDenseTerm:
     return lambda options, context: _Lifted(make(options, context), cast(ScoredOptions, options))
 
 
+_LIFTED = ("margin-mse", "kl", "pld", "dcd", "listnet", "listwise-softmax", "pairwise-softmax", "ranknet", "lambda")
 DENSE_TERMS: dict[str, MakeDenseTerm] = {
     "infonce": InfoNCE,
     "star": Star,
     **IN_BATCH_TEACHER_TERMS,
-    **{
-        name: lifted(CANDIDATE_TERMS[name])
-        for name in ("margin-mse", "kl", "pld", "dcd", "listnet", "listwise-softmax", "ranknet", "lambda")
-    },
+    **{name: lifted(CANDIDATE_TERMS[name]) for name in _LIFTED},
 }

@@ -21,6 +21,7 @@ from .candidate_terms import CANDIDATE_TERMS
 from .context import LossContext
 from .dense_terms import DENSE_TERMS
 from .options import LOSSES, Family, LossOptions
+from .query_weights import CurriculumWeights
 
 __all__ = ["WHOLE_LOSSES", "CandidateLoss", "InBatchLoss", "candidate_scores", "make_loss", "own_state", "wants_texts"]
 
@@ -35,9 +36,13 @@ WHOLE_LOSSES: dict[str, str] = {
 class _TermLoss(nn.Module):
     """Terms with their options; those that are modules are trained, saved and loaded with the loss."""
 
-    def __init__(self, options: Sequence[LossOptions], terms: Sequence[Callable[..., Tensor]]) -> None:
+    def __init__(
+        self, options: Sequence[LossOptions], terms: Sequence[Callable[..., Tensor]], context: LossContext
+    ) -> None:
         super().__init__()
         self.options = tuple(options)
+        curriculum = getattr(context.config, "curriculum", None)
+        self.weights = None if curriculum is None else CurriculumWeights(curriculum, context)
         self.terms = tuple(terms)
         self.stateful = nn.ModuleList(term for term in terms if isinstance(term, nn.Module))
 
@@ -50,7 +55,8 @@ class _TermLoss(nn.Module):
         result: dict[str, Tensor] = {}
         for item, term in zip(self.options, self.terms, strict=True):
             name = item.name if item.name not in result else f"{item.name}-{len(result)}"
-            result[name + suffix] = weight * item.weight * term(batch).mean()
+            value = term(batch).mean() if self.weights is None else self.weights.value(term, batch)
+            result[name + suffix] = weight * item.weight * value
         return result
 
 
@@ -75,7 +81,7 @@ class InBatchLoss(_TermLoss, CachedLossMixin):
         matryoshka: Sequence[tuple[int, float]] = (),
     ) -> None:
         context = context or LossContext(model)
-        super().__init__(options, [DENSE_TERMS[item.name](item, context) for item in options])
+        super().__init__(options, [DENSE_TERMS[item.name](item, context) for item in options], context)
         self.model = model
         self.matryoshka = tuple(matryoshka)
         self.uses_gradient_cache = mini_batch_size is not None
@@ -127,7 +133,7 @@ class CandidateLoss(_TermLoss):
 
     def __init__(self, model: nn.Module, options: Sequence[LossOptions], context: LossContext | None = None) -> None:
         context = context or LossContext(model)
-        super().__init__(options, [CANDIDATE_TERMS[item.name](item, context) for item in options])
+        super().__init__(options, [CANDIDATE_TERMS[item.name](item, context) for item in options], context)
         self.model = model
 
     def forward(self, inputs: Sequence[Any], labels: Side, **preprocessing: Any) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from .batch import CandidateBatch, CandidateTerm
 from .context import LossContext
 from .distillation import kl_distillation, margin_mse_lists
 from .dynamic_contrastive import dynamic_contrastive_parts, hardest_negatives, weighted_soft_loss
-from .gathering import gather_constant, gather_with_gradient
+from .list_term import ListTerm
 from .options import DynamicContrastiveOptions, KLOptions, LossOptions, PlackettLuceOptions, TeacherOptions
 from .plackett_luce import plackett_luce_distillation
 
@@ -60,12 +60,7 @@ class StoredTeachers:
 
 def _whole(options: LossOptions, context: LossContext, function: Callable[[Tensor, Tensor], Tensor]) -> CandidateTerm:
     """`function(student, teacher)` over the lists of all processes."""
-    teachers = StoredTeachers(cast(TeacherOptions, options), context)
-
-    def term(batch: CandidateBatch) -> Tensor:
-        return function(gather_with_gradient(batch.scores), gather_constant(teachers(batch)))
-
-    return term
+    return ListTerm(function, StoredTeachers(cast(TeacherOptions, options), context))
 
 
 def make_margin_mse(options: LossOptions, context: LossContext) -> CandidateTerm:

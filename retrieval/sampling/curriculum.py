@@ -24,8 +24,19 @@ from ..pairs import one_list_each, scores_of_pairs
 if TYPE_CHECKING:
     from ...eval.run import Run
     from ...ids import Ids
+    from ..training.examples import TrainingTable
 
-__all__ = ["Difficulty", "Schedule", "Weighting", "curriculum_weights", "easiness", "kde_cdf", "score_easiness"]
+__all__ = [
+    "Difficulty",
+    "Schedule",
+    "Weighting",
+    "add_difficulty",
+    "curriculum_weights",
+    "easiness",
+    "kde_cdf",
+    "missing_easiness",
+    "score_easiness",
+]
 
 Difficulty = Literal["reciprocal-rank", "normalised-score", "kde"]
 Weighting = Literal["pairwise", "pointwise"]
@@ -87,6 +98,22 @@ def curriculum_weights(
     return np.ones_like(weights) if epoch >= schedule.end else weights + epoch / schedule.end * (1 - weights)
 
 
+def add_difficulty(table: TrainingTable, run: Run, difficulty: Difficulty) -> None:
+    """Give a training table the column `difficulty`: D of every entry, in memory only.
+
+    Args:
+        table: its queries and documents.
+        run: the first stage's lists for them.
+        difficulty: which measure.
+    """
+    queries = run.qids.rows(table.qids(np.arange(len(table))))
+    rows = np.repeat(queries, np.diff(table.offsets))
+    known = table.documents.rows(run.vocabulary)
+    code = np.full(len(table.documents), -1, dtype=np.int64)
+    code[known[known >= 0]] = np.flatnonzero(known >= 0)
+    table.scores["difficulty"] = _at(run, rows, code[table.entries], difficulty)
+
+
 def easiness(run: Run, qids: Ids, documents: Ids, difficulty: Difficulty) -> np.ndarray:
     """D of pairs by the first-stage run. A pair that it does not hold has the least: 0.001 or 0.
 
@@ -97,11 +124,19 @@ def easiness(run: Run, qids: Ids, documents: Ids, difficulty: Difficulty) -> np.
     Returns:
         (pairs,) float32.
     """
+    return _at(run, run.qids.rows(qids), run.vocabulary.rows(documents), difficulty)
+
+
+def missing_easiness(difficulty: Difficulty) -> float:
+    """D of a document that the first stage did not find."""
+    return 1 / UNRANKED if difficulty == "reciprocal-rank" else 0.0
+
+
+def _at(run: Run, rows: np.ndarray, codes: np.ndarray, difficulty: Difficulty) -> np.ndarray:
     values = _of_entries(one_list_each(run, "a curriculum"), difficulty)
-    rows, codes = run.qids.rows(qids), run.vocabulary.rows(documents)
-    found = scores_of_pairs(run.replace(scores=values), rows, codes)
-    missing = 1 / UNRANKED if difficulty == "reciprocal-rank" else 0.0
-    return np.where(np.isnan(found), np.float32(missing), found)
+    # `replace` puts the entries into the order of the new scores, document codes with them.
+    found = scores_of_pairs(run.replace(scores=values, columns={}), rows, codes)
+    return np.where(np.isnan(found), np.float32(missing_easiness(difficulty)), found)
 
 
 def _of_entries(run: Run, difficulty: Difficulty) -> np.ndarray:

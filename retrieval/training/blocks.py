@@ -18,6 +18,7 @@ from pydantic import (
 __all__ = [
     "Block",
     "CropSampling",
+    "Curriculum",
     "Data",
     "Evaluation",
     "Lengths",
@@ -220,6 +221,26 @@ class Matryoshka(Block):
         if self.weights is not None and len(self.weights) != len(self.dims):
             raise ValueError(f"{len(self.weights)} weights for {len(self.dims)} dims")
         return self
+
+
+class Curriculum(Block):
+    """What looks hard to the first stage (data.runs.first_stage) weighs little at first (MacAvaney et al. 2020).
+
+    Attributes:
+        difficulty: by the rank, the score within the query's list, or its place in the density of the list's scores.
+        weighting: a query by positive and hardest negative, or each document by its own label (binary-cross-entropy).
+        end: the epoch from which on all weigh 1; 0 never fades.
+        batches_per_epoch: how many batches such an epoch has.
+        anti: the hard ones first.
+        reduction: weigh each cost, or multiply the batch's mean cost by its mean weight as the published code does.
+    """
+
+    difficulty: Literal["reciprocal-rank", "normalised-score", "kde"] = "reciprocal-rank"
+    weighting: Literal["pairwise", "pointwise"] = "pairwise"
+    end: NonNegativeInt = 20
+    batches_per_epoch: PositiveInt = 32
+    anti: bool = False
+    reduction: Literal["per_sample", "batch_mean_product"] = "per_sample"
 
 
 class Optimizer(Block):

@@ -27,7 +27,18 @@ from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, ValidationErro
 from ...errors import ConfigError, DataError, nearest
 from ..losses.options import LOSSES, LossOptions
 from .arguments import trainer_problems
-from .blocks import Block, Curriculum, Data, Evaluation, Lengths, Lora, Matryoshka, Optimizer, RandomSampling, TopicSampling
+from .blocks import (
+    Block,
+    Curriculum,
+    Data,
+    Evaluation,
+    Lengths,
+    Lora,
+    Matryoshka,
+    Optimizer,
+    RandomSampling,
+    TopicSampling,
+)
 from .loss_checks import loss_problems
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..sampling.curriculum import add_difficulty
 from .batches import CandidateExamples, DenseExamples
 from .collate import SideCollator, candidate_collator, dense_collator
 from .config import TrainConfig
@@ -33,7 +34,13 @@ class ExampleKind:
 
 
 def _tables(config: TrainConfig) -> Sequence[Any]:
-    return open_tables(config.data.parts())
+    tables = open_tables(config.data.parts())
+    if config.curriculum is not None:
+        from ...eval.files import read_run
+
+        for table, part in zip(tables, config.data.parts(), strict=True):
+            add_difficulty(table, read_run(part.runs.first_stage or ""), config.curriculum.difficulty)
+    return tables
 
 
 EXAMPLES: dict[str, ExampleKind] = {
