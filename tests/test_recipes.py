@@ -79,6 +79,15 @@ def test_every_recipe_that_comes_with_rtk_is_one_and_its_configurations_are_vali
                 assert not missing, (name, label, command.key, missing)
 
 
+def test_the_recipe_of_the_documentation_is_one(tmp_path: Path):
+    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    commands = plan_commands(find_recipe(str(path)).variant("small"), {"out": "o", "collection": "c"}, [1, 2])
+    assert [command.key for command in commands][-1] == "search two, seed 2"
+    assert [command.key for command in commands].count("bm25") == 1
+
+
 def test_run_resume_change_and_table(beir_folder: Callable[..., Path], tmp_path: Path):
     """One recipe through the program: the table, then nothing is done again, then another command is refused."""
     collection, path, out = beir_folder(), tmp_path / "mine.yaml", tmp_path / "out"
