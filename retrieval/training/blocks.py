@@ -244,11 +244,18 @@ class Curriculum(Block):
 
 
 class Optimizer(Block):
-    """LAMB (You et al. 2020), for large batches; learning rate, weight decay and schedule come from `trainer`."""
+    """LAMB (You et al. 2020), for large batches; learning rate, weight decay and schedule come from `trainer`.
+
+    Attributes:
+        max_norm: bound of a tensor's norm in its trust ratio; STAR's authors have 10, the paper none.
+        bias_correction: as in the paper; STAR's authors go without.
+    """
 
     name: Literal["lamb"]
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: PositiveFloat = 1e-6
+    max_norm: PositiveFloat | None = None
+    bias_correction: bool = True
 
 
 class Lora(Block):

@@ -164,4 +164,5 @@ def _optimizer(block: Optimizer | None) -> tuple[type, dict[str, Any]] | None:
         return None
     from .lamb import Lamb
 
-    return Lamb, {"betas": block.betas, "eps": block.epsilon}
+    settings = {"max_norm": block.max_norm, "bias_correction": block.bias_correction}
+    return Lamb, {"betas": block.betas, "eps": block.epsilon, **settings}
