@@ -15,6 +15,7 @@ from rtk.errors import ConfigError
 from rtk.ids import Ids
 from rtk.retrieval.sampling import BatchSampler, Clusters, Draw, MixtureSampler, TopicAwareSampler
 from rtk.retrieval.sampling.margin_balanced import pairs_of
+from rtk.retrieval.sampling.streams import NumberedStream
 from rtk.retrieval.sampling.topic_aware import TopicAware
 
 SIZES = (12, 6, 3, 1, 9)  # of the clusters
@@ -185,3 +186,13 @@ def test_it_stands_in_a_mixture_and_has_epochs(table: Any):
     assert sampler.batches_per_epoch == QUERIES // 6
     mixture = MixtureSampler([sampler, sampler], None, seed=0)
     assert len(mixture.draw(9)) == 6
+
+
+def test_a_numbered_stream_begins_anew_at_every_call():
+    stream = NumberedStream([1, 2])
+    first = stream.at(5).random(7)
+    stream.at(6).integers(3, size=5, dtype=np.uint8)  # leaves half-used words behind
+    np.testing.assert_array_equal(stream.at(5).random(7), first)
+    assert (stream.at(6).random(7) != first).all()
+    assert (NumberedStream([1, 3]).at(5).random(7) != first).all()
+    np.testing.assert_array_equal(NumberedStream([1, 2]).at(5).random(7), first)

@@ -155,8 +155,9 @@ class ScoredPairs:
         folder = table.folder / f"margins-{name}"
         if not folder.exists():
             _build(folder, table, teachers, bins)
-        self._order = np.load(folder / "order.npy", mmap_mode="r")
-        self._edges = np.load(folder / "edges.npy", mmap_mode="r")
+        # plain views of the maps: indexing a memmap costs more than what it finds
+        self._order = np.asarray(np.load(folder / "order.npy", mmap_mode="r"))
+        self._edges = np.asarray(np.load(folder / "edges.npy", mmap_mode="r"))
         self.usable = np.load(folder / "usable.npy")
         self.report = MarginReport(**read_json(folder / "report.json"))
         self._first_positive = np.concatenate([[0], np.cumsum(table.positives, dtype=np.int64)])
@@ -169,33 +170,27 @@ class ScoredPairs:
     def draw(self, rows: np.ndarray, generator: np.random.Generator, /) -> tuple[np.ndarray, np.ndarray]:
         first = self._first_positive[rows]
         counts = self._first_positive[rows + 1] - first
-        places = flat_spans(first, counts)  # of the batch's positives among all positives
-        firsts = np.cumsum(counts) - counts
-        edges = self._edges[places].astype(np.int64)  # (ΣP, h + 1)
-        within = np.diff(edges, axis=1)
-        pairs = np.add.reduceat(within, firsts, axis=0)  # (B, h)
+        ends = counts.cumsum()
+        firsts, total, batch = ends - counts, int(ends[-1]), np.arange(len(rows))
+        owners = batch.repeat(counts)
+        here = np.arange(total)  # the batch's positives
+        edges = self._edges[(first - firsts)[owners] + here]  # (total, h + 1)
+        within = edges[:, 1:] - edges[:, :-1]
+        pairs = np.add.reduceat(within, firsts, axis=0, dtype=np.int64)  # (B, h)
         uniform = generator.random((2, len(rows)))
-        chosen = _nth_filled(pairs > 0, uniform[0])
-        owners = owners_of(counts)
-        stretch = within[np.arange(len(places)), chosen[owners]]
-        passed = np.cumsum(stretch)
-        before = passed[firsts] - stretch[firsts]
-        target = before + (uniform[1] * pairs[np.arange(len(rows)), chosen]).astype(np.int64)
-        at = np.searchsorted(passed, target, side="right")
-        step = edges[at, chosen] + target - (passed[at] - stretch[at])
+        filled = (pairs > 0).cumsum(axis=1)
+        chosen = (filled > (uniform[0] * filled[:, -1]).astype(np.int64)[:, None]).argmax(axis=1)
+        stretch = within[here, chosen[owners]]  # the pairs of each positive in the range that its query drew
+        passed = stretch.cumsum(dtype=np.int64)
+        before = passed - stretch
+        target = before[firsts] + (uniform[1] * pairs[batch, chosen]).astype(np.int64)
+        at = passed.searchsorted(target, side="right")
         starts = self.table.offsets[rows]
-        negative = starts + counts + self._order[starts + counts + step]
-        return starts + (at - firsts), negative
+        negatives = starts + counts
+        return starts + at - firsts, negatives + self._order[negatives + edges[at, chosen] + target - before[at]]
 
     def lines(self) -> list[str]:
         return self.report.lines()
-
-
-def _nth_filled(filled: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """A column of each row, uniformly among the true ones. (B,) int64."""
-    rank = np.cumsum(filled, axis=1)
-    wanted = (uniform * rank[:, -1]).astype(np.int64) + 1
-    return (rank >= wanted[:, None]).argmax(axis=1)
 
 
 def pairs_of(
@@ -370,4 +365,4 @@ class _Chunk:
         there = ~np.isnan(self.scores)
         np.minimum.at(low, group[there], self.scores[there])
         np.maximum.at(high, group[there], self.scores[there])
-        return (low >= high).reshape(-1, 2).all(axis=1)
+        return np.asarray((low >= high).reshape(-1, 2).all(axis=1))

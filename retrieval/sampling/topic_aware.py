@@ -19,6 +19,7 @@ from ...errors import ConfigError
 from .base import Draw
 from .clusters import Clusters, write_clusters
 from .margin_balanced import PairSampler
+from .streams import NumberedStream
 
 if TYPE_CHECKING:
     from ..training.examples import TrainingTable
@@ -29,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 _TOPICS = 4  # stream of random numbers
 _TRIES = 8
 _SPARE = 8
+_SMALL = 512  # up to here a permutation of all is quicker
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class TopicAwareSampler:
         self.table, self.pairs, self.settings, self.part = table, pairs, settings, part
         if settings.batch_size % settings.groups:
             raise ConfigError(f"a batch of {settings.batch_size} does not divide into {settings.groups} groups")
+        self._stream = NumberedStream([settings.seed, _TOPICS, part])
         self._clusters = clusters
         self._rows, self._offsets, self.report = self._members(clusters)
         distinct = len(np.unique(table.query_keys(self._rows)))
@@ -127,11 +130,11 @@ class TopicAwareSampler:
         return max(1, len(self._rows) // self.batch_size)
 
     def draw(self, number: int, /) -> Draw:
-        settings = self.settings
-        generator = np.random.default_rng([settings.seed, _TOPICS, self.part, number])
+        generator = self._stream.at(number)
         rows = self._draw_rows(generator)
         positive, negative = self.pairs.draw(rows, generator)
-        entries = np.stack([positive, negative], axis=1)
+        entries = np.empty((len(rows), 2), dtype=np.int64)
+        entries[:, 0], entries[:, 1] = positive, negative
         return Draw(self.part, rows, self.table.entries[entries].astype(np.int64), entries)
 
     def lines(self) -> list[str]:
@@ -172,10 +175,11 @@ class TopicAwareSampler:
         """Clusters in the order in which a batch takes them: uniformly, and all once before one comes again."""
         total = len(self._offsets) - 1
         while not self.settings.deduplicate:
-            yield from generator.integers(total, size=_TRIES).tolist()
+            yield int(generator.integers(total))
         while True:
             seen: set[int] = set()
-            for number in generator.integers(total, size=_TRIES).tolist():  # cheaper than a permutation of them all
+            for _ in range(_TRIES):  # cheaper than a permutation of them all
+                number = int(generator.integers(total))
                 if number not in seen:
                     seen.add(number)
                     yield number
@@ -187,10 +191,12 @@ class TopicAwareSampler:
         """Up to `wanted` queries of a cluster."""
         start, stop = int(self._offsets[cluster]), int(self._offsets[cluster + 1])
         members = stop - start
-        if not self.settings.deduplicate or not (taken or self._twins):
-            return self._rows[start + generator.choice(members, min(wanted, members), replace=False)]
+        # a query is in one cluster, and all clusters come before one comes again: until then only texts can be twice
+        apart = not self._twins and len(taken) < len(self._offsets) - 1
+        if not self.settings.deduplicate or apart:
+            return self._rows[start + _some(members, min(wanted, members), generator)]
         spare = wanted + _SPARE + sum(map(len, taken))
-        order = start + generator.choice(members, min(spare, members), replace=False)
+        order = start + _some(members, min(spare, members), generator)
         found = self._fresh(self._rows[order], taken)
         if len(found) < wanted and len(order) < members:  # many copies: look at all of them
             found = self._fresh(self._rows[start + generator.permutation(members)], taken)
@@ -247,3 +253,10 @@ class TopicAwareSampler:
                 "lower sampling.clusters or the batch size",
                 self.table.name,
             )
+
+
+def _some(members: int, wanted: int, generator: np.random.Generator) -> np.ndarray:
+    """`wanted` different numbers below `members` in random order."""
+    if members <= _SMALL:
+        return generator.permutation(members)[:wanted]
+    return generator.choice(members, wanted, replace=False)

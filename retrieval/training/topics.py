@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -59,13 +60,14 @@ def topic_clusters(table: TrainingTable, block: TopicSampling) -> Clusters:
         DataError: see `read_clusters`.
     """
     state = PartialState()
-    made = [_clusters(table, block) if state.is_main_process else None]
     if state.num_processes == 1:
-        assert made[0] is not None
-        return made[0]
-    # numbers are sent, not ids: the others have those
-    told = [None if made[0] is None else (made[0].assignment(table.query_ids), len(made[0]), made[0].unknown)]
-    assignment, count, unknown = broadcast_object_list(told)[0]
+        return _clusters(table, block)
+    told: list[Any] = [None]
+    if state.is_main_process:
+        made = _clusters(table, block)
+        told = [(made.assignment(table.query_ids), len(made), made.unknown)]  # numbers: the others have the ids
+    broadcast_object_list(told)
+    assignment, count, unknown = told[0]
     inside = assignment >= 0
     ids = Ids(table.query_ids.take(inside.nonzero()[0]))
     return Clusters.from_assignment(ids, assignment[inside], count, unknown=unknown)
