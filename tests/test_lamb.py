@@ -81,3 +81,11 @@ def test_values_out_of_range_are_refused():
     for wrong in ({"lr": -1.0}, {"eps": 0.0}, {"betas": (1.0, 0.9)}, {"weight_decay": -0.1}):
         with pytest.raises(ValueError, match="LAMB"):
             Lamb([parameter([1.0])], **wrong)
+
+
+def test_without_correction_of_the_bias_the_moments_are_taken_as_they_are():
+    x = parameter([3.0, 4.0])
+    optimizer = Lamb([x], lr=0.1, bias_correction=False, weight_decay=0.01)
+    r = [0.1 * g / (math.sqrt(0.001) * abs(g) + 1e-6) + 0.01 * v for g, v in ((1.0, 3.0), (-2.0, 4.0))]
+    expected = [v - 0.1 * 5 / math.hypot(*r) * u for v, u in zip((3.0, 4.0), r, strict=True)]
+    assert step(optimizer, x, [1.0, -2.0]) == pytest.approx(expected, rel=1e-12)

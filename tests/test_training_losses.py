@@ -179,7 +179,11 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def test_lamb_trains_and_resumes_bit_for_bit(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     from rtk.retrieval.training import loops
 
-    given = {**config, "loss": [{"name": "star"}], "optimizer": {"name": "lamb"}}
+    given = {
+        **config,
+        "loss": [{"name": "star"}],
+        "optimizer": {"name": "lamb", "max_norm": 10, "bias_correction": False},
+    }
     settings = {"max_steps": 6, "save_steps": 2, "learning_rate": 1e-2}
     whole = train({**given, "output": config["output"] + "-whole"}, **settings)
     original = loops._Loop.compute_loss
