@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import BatchKey, BatchSampler, Draw, Sampler
+from .clustering import KMeans, cluster_queries, cluster_vectors
 from .clusters import Clusters, read_clusters, write_clusters
 from .mixture import MixtureSampler
 from .shuffled import ShuffledSampler
@@ -13,10 +14,13 @@ __all__ = [
     "BatchSampler",
     "Clusters",
     "Draw",
+    "KMeans",
     "MixtureSampler",
     "Sampler",
     "ShuffledSampler",
     "TopicAwareSampler",
+    "cluster_queries",
+    "cluster_vectors",
     "read_clusters",
     "write_clusters",
 ]
