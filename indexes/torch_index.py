@@ -237,7 +237,10 @@ def _resident(tensors: Sequence[torch.Tensor], device: torch.device, precision: 
     whole = torch.empty((sum(map(len, tensors)), tensors[0].shape[1]), dtype=dtype, device=device)
     start = 0
     for tensor in tensors:
-        whole[start : start + len(tensor)] = tensor.to(device)
+        part = whole[start : start + len(tensor)]
+        part.copy_(tensor)
+        if precision == "float16" and not bool(torch.isfinite(part).all()):
+            raise ConfigError("vectors hold values above 65504, which float16 cannot hold; take precision bfloat16")
         start += len(tensor)
     return whole
 

@@ -119,6 +119,15 @@ def test_queries_learn_documents_stay_and_the_old_index_serves_the_new_model(
     assert found["new"] != found["old"]
 
 
+def test_a_trained_model_can_be_trained_on_and_still_serves_the_same_index(config: dict[str, Any], tmp_path: Path):
+    first = train({**config, "evaluation": None})
+    second = train({**config, "evaluation": None, "model": str(first), "output": str(tmp_path / "second")})
+    before, after = state(first), state(second)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(".sub_modules.query." in name for name in changed)
+
+
 def test_each_step_searches_with_the_vectors_that_it_improves(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     """The lists of a later step are others than those of the first: nothing is cached."""
     from rtk.retrieval.mining.live import LiveIndex

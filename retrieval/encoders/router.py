@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
+from sentence_transformers.base.modules import Module, Router
 
 from .sides import side_modules
 
-if TYPE_CHECKING:
-    from ..training.config import TrainConfig
-
-__all__ = ["freeze_documents", "query_trained"]
+__all__ = ["query_trained"]
 
 
 def query_trained(model: SentenceTransformer, frozen: SentenceTransformer) -> SentenceTransformer:
@@ -27,9 +24,8 @@ def query_trained(model: SentenceTransformer, frozen: SentenceTransformer) -> Se
     """
     for module in side_modules(frozen, "document"):
         module.requires_grad_(False)
-    router = Router.for_query_document(
-        query_modules=_modules(model, "query"), document_modules=_modules(frozen, "document")
-    )
+    query, document = side_modules(model, "query"), side_modules(frozen, "document")
+    router = Router.for_query_document(cast("list[Module]", query), cast("list[Module]", document))
     return SentenceTransformer(
         modules=[router],
         device=str(model.device),
@@ -38,14 +34,3 @@ def query_trained(model: SentenceTransformer, frozen: SentenceTransformer) -> Se
         default_prompt_name=model.default_prompt_name,
         truncate_dim=model.truncate_dim,
     )
-
-
-def freeze_documents(model: SentenceTransformer, config: TrainConfig) -> SentenceTransformer:
-    """For methods that train the query side only: `query_trained` with the model as it lies on disk."""
-    from ..training.models import model_path
-
-    return query_trained(model, SentenceTransformer(model_path(config), device=str(model.device)))
-
-
-def _modules(model: SentenceTransformer, task: Any) -> list[Any]:
-    return side_modules(model, task)

@@ -97,7 +97,7 @@ METHODS: dict[str, Method] = {
             },
             sampling=QuerySampling,
             examples="queries",
-            prepare="encoders.router:freeze_documents",
+            prepare="training.frozen:freeze_documents",
         ),
         Method(
             "cross-encoder",
