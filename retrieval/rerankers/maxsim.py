@@ -16,12 +16,15 @@ import numpy as np
 
 from ...errors import ConfigError
 from .base import Request, Result, Usage, ranked_result
-from .batching import TokenCounter, token_batches
+from .batching import TokenCounter, request_groups, token_batches
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 __all__ = ["MaxSimReranker", "maxsim_scores"]
+
+_TOGETHER = 256
+"""Candidates whose texts are encoded together, across requests: short lists alone would make small batches."""
 
 Tokens = np.ndarray
 """A text's token vectors: (tokens, dim) float32, each of length 1."""
@@ -97,28 +100,38 @@ class MaxSimReranker:
     def rerank(self, requests: Iterable[Request], /) -> Iterator[Result]:
         """Encode what is new, score every candidate, order each request's candidates."""
         cache = _Cache(self.cache_bytes)
-        for request in requests:
-            texts = list(dict.fromkeys(request.texts))
-            new = [text for text in texts if text not in cache]
-            query, asked = self._encode([request.query], "query")
-            fresh, read = self._encode(new, "document")
-            cache.add(zip(new, fresh, strict=True))
-            tokens = {text: cache[text] for text in texts}
-            cache.shrink()
-            known = sum(len(tokens[text]) for text in texts) - sum(map(len, fresh))
-            usage = Usage(calls=1 + len(new), prompt_tokens=asked + read, cached_tokens=known)
-            scores = maxsim_scores(query[0], [tokens[text] for text in request.texts])
+        for group in request_groups(requests, _TOGETHER):
+            yield from self._rerank_group(group, cache)
+
+    def _rerank_group(self, group: Sequence[Request], cache: _Cache) -> Iterator[Result]:
+        texts = list(dict.fromkeys(text for request in group for text in request.texts))
+        new = [text for text in texts if text not in cache]
+        queries, asked = self._encode([request.query for request in group], "query")
+        fresh, read = self._encode(new, "document")
+        cache.add(zip(new, fresh, strict=True))
+        tokens = {text: cache[text] for text in texts}
+        cache.shrink()
+        unread = dict(zip(new, read.tolist(), strict=True))  # told by the first request that needs them
+        for request, query, length in zip(group, queries, asked.tolist(), strict=True):
+            wanted = dict.fromkeys(request.texts)
+            first = [text for text in wanted if text in unread]
+            usage = Usage(
+                calls=1 + len(first),
+                prompt_tokens=length + sum(map(unread.pop, first)),
+                cached_tokens=sum(len(tokens[text]) for text in wanted) - sum(len(tokens[text]) for text in first),
+            )
+            scores = maxsim_scores(query, [tokens[text] for text in request.texts])
             yield ranked_result(request, scores, calibrated=self.calibrated, usage=usage)
 
-    def _encode(self, texts: list[str], task: str) -> tuple[list[Tokens], int]:
-        """Normalised token vectors of every text, and how many tokens were read."""
+    def _encode(self, texts: list[str], task: str) -> tuple[list[Tokens], np.ndarray]:
+        """Normalised token vectors of every text, and how many tokens were read of each."""
         lengths = self._counters[task](texts) + 2  # [CLS] and [SEP], or what stands for them
         found: list[Tokens] = [np.zeros((0, 1), np.float32)] * len(texts)
         for rows in token_batches(lengths, self.batch_tokens, self.model.device):
             part = self._embed([texts[row] for row in rows.tolist()], task, self.lengths[task], self.special_tokens)
             for row, tokens in zip(rows.tolist(), part, strict=True):
                 found[row] = _normalised(tokens)
-        return found, int(lengths.sum())
+        return found, lengths
 
 
 def _normalised(tokens: np.ndarray) -> Tokens:
