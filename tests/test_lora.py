@@ -257,6 +257,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     )
 
 
+def test_a_second_model_of_the_loss_is_merged_too(config: dict[str, Any], tiny_models: Path):
+    output = train(as_cet(config, tiny_models))
+    assert not list((output / "selection").glob("adapter*"))
+    before, after = weights(tiny_models / "cross_encoder"), weights(output / "selection")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
 def test_adore_with_adapters_still_searches_the_old_index(config: dict[str, Any], tiny_models: Path):
     from sentence_transformers import SentenceTransformer
 

@@ -77,7 +77,7 @@ class MocoLoss(nn.Module):
     def _follow(self) -> None:
         pairs = zip(self.key_encoder.parameters(), self.model.parameters(), strict=True)
         moving = [(key, query) for key, query in pairs if query.requires_grad]  # what is frozen stays bit for bit
-        momentum_update(*zip(*moving, strict=True), self.options.momentum)
+        momentum_update([key for key, _ in moving], [query for _, query in moving], self.options.momentum)
         self.key_encoder.train(self.options.key_encoder_train)
 
 

@@ -174,12 +174,18 @@ class MocoOptions(ScoredOptions):
 
     similarity: Literal["cosine", "dot"] = "dot"
     scale: PositiveFloat | None = 20.0
-    learn_scale: Literal[False] = False
     queue_size: PositiveInt = 131072
     momentum: float = Field(0.9995, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     key_encoder_train: bool = True
     queue_seed: int = Field(0, ge=0)
+
+    @field_validator("learn_scale")
+    @classmethod
+    def _fixed_scale(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("false: the queue's keys were written under a fixed temperature")
+        return value
 
 
 class CetOptions(LossOptions):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -92,7 +92,7 @@ def merge_lora(model: nn.Module) -> None:
             setattr(parent, name, child.get_base_layer())
         elif isinstance(child, ModulesToSaveWrapper):
             setattr(parent, name, child.modules_to_save[child.active_adapters[0]])
-    for module in model.modules():
+    for module in cast(Any, model).modules():
         if getattr(module, "_hf_peft_config_loaded", False):
             module._hf_peft_config_loaded = False
             del module.peft_config

@@ -14,7 +14,7 @@ from ...errors import ConfigError
 from ..losses.options import ScoredOptions
 from .config import TrainConfig
 
-__all__ = ["finish_model", "load_model", "model_path", "open_tokenizer", "score"]
+__all__ = ["finish_model", "load_model", "merge_adapters", "model_path", "open_tokenizer", "score"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,11 +36,16 @@ def load_model(config: TrainConfig) -> Any:
 
 def finish_model(model: Any, config: TrainConfig) -> Any:
     """What is saved: adapters merged where asked for, and what the method makes of it."""
+    merge_adapters(model, config)
+    return _call(config.preset.finish, model, config)
+
+
+def merge_adapters(module: Any, config: TrainConfig) -> None:
+    """Merge the adapters of a model, or of a loss that has a model of its own, where the configuration asks for it."""
     if config.lora and config.lora.merge:
         from .lora import merge_lora
 
-        merge_lora(model)
-    return _call(config.preset.finish, model, config)
+        merge_lora(module)
 
 
 def _checkpointing(config: TrainConfig) -> bool:

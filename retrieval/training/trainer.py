@@ -27,7 +27,7 @@ from .config import TrainConfig, load_config
 from .evaluation import open_evaluator
 from .kinds import EXAMPLES
 from .loops import BiEncoderTrainer, CrossEncoderLoop, Progress
-from .models import finish_model, load_model, score
+from .models import finish_model, load_model, merge_adapters, score
 
 __all__ = ["train"]
 
@@ -69,6 +69,7 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
     if arguments.process_index == 0:
         finish_model(trainer.model, config).save_pretrained(str(output))
         if hasattr(trainer.loss, "save_beside"):  # a second model that the method trains
+            merge_adapters(trainer.loss, config)
             trainer.loss.save_beside(output)
         record.finish(config, _results(trainer))
     trainer.accelerator.wait_for_everyone()
