@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from rtk.errors import ConfigError
+from rtk.errors import ConfigError, DataError
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
 from rtk.retrieval.losses.distillation import in_batch_margin_mse
@@ -298,6 +300,70 @@ def test_other_clusters_do_not_resume(config: dict[str, Any], tmp_path: Path, mo
     path = tmp_path / "clusters.txt"
     path.write_text(path.read_text().replace("\n", " ", 1))
     with pytest.raises(ConfigError, match=r"sampling\.0\.fingerprint"):
+        train(config)
+
+
+def test_cached_gradients_and_worker_processes_change_nothing(config: dict[str, Any]):
+    config = {**config, "evaluation": None}
+    config["trainer"] |= {"max_steps": 3, "optim": "sgd", "learning_rate": 1e-3}
+    plain = weights(train({**config, "output": config["output"] + "-plain"}))
+    cached = weights(train({**config, "mini_batch_size": 4, "output": config["output"] + "-cached"}))
+    worked = weights(train({**config, "output": config["output"] + "-2"}, "trainer.dataloader_num_workers=2"))
+    for name, value in plain.items():
+        torch.testing.assert_close(cached[name], value, rtol=1e-4, atol=1e-6)
+        assert torch.equal(worked[name], value)
+
+
+def test_a_topic_for_each_rank_or_one_for_all(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """As process 0 of 3 sees it, with nobody to tell the clusters to."""
+    from rtk.retrieval.training import topics
+    from rtk.retrieval.training.blocks import TopicSampling
+    from rtk.retrieval.training.data import open_tables
+
+    state = SimpleNamespace(num_processes=3, is_main_process=True, main_process_first=nullcontext)
+    monkeypatch.setattr(topics, "PartialState", lambda: state)
+    monkeypatch.setattr(topics, "broadcast_object_list", lambda values: values)
+    loaded = load_config({**config, "evaluation": None})
+    table = open_tables(loaded.data.parts())[0]
+    for topic_per in ("batch", "rank"):
+        block = TopicSampling(clusters=config["sampling"]["clusters"], topic_per=topic_per)
+        sampler = topics.topic_sampler(table, block, 6, 0, 0)
+        for number in range(20):
+            topic = sampler.draw(number).rows.reshape(3, 2) % TOPICS
+            assert (topic == topic[:, :1]).all()
+            assert len(set(topic[:, 0])) == (3 if topic_per == "rank" else 1)
+
+
+def test_a_mixture_has_clusters_of_each_collection(config: dict[str, Any], tmp_path: Path):
+    data = config.pop("data")
+    config["data"] = {"mixture": [{**data, "weight": 1}, {**data, "split": "dev", "weight": 2}]}
+    config["sampling"] = {"clusters": 3}
+    output = train({**config, "evaluation": None}, "trainer.max_steps=3")
+    assert len(record(output)["sampling"]) == 2
+    assert {path.name for path in output.glob("clusters*")} == {"clusters.txt.gz", "clusters-1.txt.gz"}
+
+
+def test_published_pairs_train_as_their_runs_do(config: dict[str, Any], tmp_path: Path):
+    """The same scores as a pair file: the same table but for the order of the entries, so that both train."""
+    lines = []
+    scores: dict[str, dict[str, float]] = {}
+    for line in (tmp_path / "cat.run").read_text().splitlines():
+        qid, _, doc, _, score, _ = line.split()
+        scores.setdefault(qid, {})[doc] = float(score)
+    for qid, found in scores.items():
+        own = f"d{qid[1:]}"
+        lines += [f"{found[own]}\t{score}\t{qid}\t{own}\t{doc}\n" for doc, score in found.items() if doc != own]
+    path = tmp_path / "cat.tsv"
+    path.write_text("".join(lines))
+    config["data"] = {"collection": config["data"]["collection"], "pairs": str(path)}
+    output = train({**config, "evaluation": None}, "trainer.max_steps=2")
+    assert record(output)["data"][0]["negatives"] == 2 * SIZE
+
+
+def test_a_teacher_that_misses_pairs_stops_the_training(config: dict[str, Any], tmp_path: Path):
+    run = tmp_path / "cat.run"
+    run.write_text("".join(line + "\n" for line in run.read_text().splitlines()[::2]))
+    with pytest.raises(DataError, match="no score for 27 of 54"):
         train(config)
 
 
