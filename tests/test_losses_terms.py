@@ -262,11 +262,11 @@ def test_margin_mse_learns_the_scale_of_cosines_and_leaves_dot_products_alone():
 
 def test_a_teacher_that_is_not_there_is_named():
     table = SimpleNamespace(name="toy", scores={"labels": np.zeros(1), "bert": np.zeros(1)})
-    for given, message in (("colbert", "no scores of 'colbert'; it has those of 'bert'"),):
-        with pytest.raises(ConfigError, match=message):
-            CANDIDATE_TERMS["kl"](
-                LOSSES["kl"].options(name="kl", teacher=given), LossContext(torch.nn.Identity(), [table])
-            )
+    options = LOSSES["kl"].options(name="kl", teacher="colbert")
+    with pytest.raises(ConfigError, match="no scores of 'colbert'; it has those of 'bert'"):
+        CANDIDATE_TERMS["kl"](options, LossContext(torch.nn.Identity(), [table]))
+    with pytest.raises(ConfigError, match="must be named"):
+        CANDIDATE_TERMS["kl"](LOSSES["kl"].options(name="kl"), LossContext(torch.nn.Identity()))
     bare = SimpleNamespace(name="toy", scores={})
     with pytest.raises(ConfigError, match="no scores of any teacher"):
         CANDIDATE_TERMS["kl"](LOSSES["kl"].options(name="kl"), LossContext(torch.nn.Identity(), [bare]))

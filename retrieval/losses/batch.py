@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Scorer(nn.Module):
 
     def __init__(self, options: ScoredOptions) -> None:
         super().__init__()
-        self.similarity = options.similarity
+        self.similarity: Literal["cosine", "dot"] = options.similarity
         self.fixed = options.resolved_scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.fixed))) if options.learn_scale else None
 

@@ -154,7 +154,8 @@ class Star(nn.Module):
 
     def forward(self, batch: DenseBatch) -> Tensor:
         scores = self.scorer(batch.queries, batch.documents)
-        totals, counts = star_sums(scores, batch.own[:, 0], batch.side.get("allowed"))
+        allowed = batch.side["allowed"].to(scores.device) if "allowed" in batch.side else None
+        totals, counts = star_sums(scores, batch.own[:, 0], allowed)
         return gather_with_gradient(totals).sum() / gather_constant(counts).sum().clamp(min=1)
 
 

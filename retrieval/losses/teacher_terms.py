@@ -47,7 +47,9 @@ class StoredTeachers:
                     f"{', '.join(map(repr, teacher_names(table))) or 'none'} (data.runs.teachers, by file stem)"
                 )
         if not self._names:
-            self._names = [given or ()]
+            if not given:
+                raise ConfigError(f"loss {options.name}: without a training table its teachers must be named")
+            self._names = [given]
 
     def __call__(self, batch: CandidateBatch) -> Tensor:
         """(B, N) float32, NaN where one of the teachers has no score. The share of those is logged."""
