@@ -226,6 +226,31 @@ def test_an_index_of_another_collection_is_refused(
         train(config, f"data.index={other}")
 
 
+def test_only_a_dense_index_of_whole_documents_will_do(
+    config: dict[str, Any], toy: Path, tiny_models: Path, tmp_path: Path
+):
+    from rtk.eval.chunking import Chunking
+    from rtk.retrieval.indexing import build_index
+
+    build_index(toy, tmp_path / "bm25.index")
+    with pytest.raises(ConfigError, match="is a bm25 index"):
+        train(config, f"data.index={tmp_path / 'bm25.index'}")
+    model = str(tiny_models / "dense")
+    build_index(toy, tmp_path / "chunks.index", retriever=model, backend="torch", chunking=Chunking(8, 0))
+    with pytest.raises(ConfigError, match="index of chunks"):
+        train(config, f"data.index={tmp_path / 'chunks.index'}")
+
+
+def test_an_index_stored_in_half_precision_serves(config: dict[str, Any], toy: Path, tiny_models: Path, tmp_path: Path):
+    from rtk.retrieval.indexing import build_index
+
+    for dtype in ("float16", "bfloat16"):
+        out = tmp_path / f"{dtype}.index"
+        build_index(toy, out, retriever=str(tiny_models / "dense"), backend="torch", dtype=dtype)
+        trained_on = {**config, "evaluation": None, "output": str(tmp_path / dtype)}
+        assert record(train(trained_on, f"data.index={out}"))["status"] == "finished"
+
+
 def table_of(toy: Path) -> Any:
     from rtk.eval.collection import open_collection
     from rtk.retrieval.training.data import make_table
