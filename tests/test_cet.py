@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -296,6 +297,7 @@ def test_features_need_a_first_stage(config: dict[str, Any]):
 _TWO = """
 import json, sys
 import torch
+import yaml
 from pathlib import Path
 torch.set_num_threads(1)
 from rtk.retrieval.training import trainer
@@ -333,3 +335,15 @@ def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tmp_pat
     one, two = (logged(tmp_path / f"by-{count}", 6)[0] for count in (1, 2))
     for name in ("cet-rank-correlation", "cet-relevance-weight-median", "cet-selection-weight-max"):
         assert two[name] == pytest.approx(one[name], rel=1e-4), "told of the whole batch"
+
+
+@pytest.mark.parametrize("section", ["CET", "Curricula"])
+def test_the_documented_configuration_is_one(section: str):
+    """All that is wrong with it is that its files are not here."""
+    from rtk.retrieval.training.config import load_config
+
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    block = text.split(f"\n## {section}\n")[1].split("```yaml\n")[1].split("```")[0]
+    with pytest.raises(ConfigError) as caught:
+        load_config(yaml.safe_load(block))
+    assert all("there is no file" in problem for problem in caught.value.problems)
