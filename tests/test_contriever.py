@@ -417,6 +417,32 @@ def test_frozen_parameters_of_the_key_encoder_stay_bit_for_bit(tiny_dense: Any):
         assert "layer.1" in name or torch.equal(parameter, frozen[name])
 
 
+def test_a_model_in_low_precision_is_followed_in_float32(tiny_dense: Any):
+    """1 − m = 0.0005 of a value is less than bfloat16 can add to it."""
+    tiny_dense.to(torch.bfloat16)
+    loss = moco_loss(tiny_dense, momentum=0.9995)
+    before = [parameter.clone() for parameter in loss.key_encoder.parameters()]
+    with torch.no_grad():
+        for parameter in tiny_dense.parameters():
+            parameter.add_(0.5)
+    loss(columns(tiny_dense), {})["moco"].backward()
+    for key, old, query in zip(loss.key_encoder.parameters(), before, tiny_dense.parameters(), strict=True):
+        torch.testing.assert_close(key - old, 0.0005 * (query.detach().float() - old), rtol=1e-2, atol=1e-6)
+
+
+def test_a_dry_run_says_what_would_be_read(config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import yaml
+
+    from rtk.retrieval.cli.main import run
+
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as stopped:
+        run(["train", str(tmp_path / "c.yaml"), "--dry-run"])
+    assert stopped.value.code == 0
+    assert "81 documents" in capsys.readouterr().out
+    assert not Path(config["output"]).exists()
+
+
 # --- training ---
 
 

@@ -44,6 +44,9 @@ class MocoLoss(nn.Module):
         super().__init__()
         self.model, self.options, self.context = model, options, context
         self.key_encoder = copy.deepcopy(model).requires_grad_(False)
+        for parameter in self.key_encoder.parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):  # steps of 1 − m would be rounded away
+                parameter.data = parameter.data.float()
         dimension = cast(Any, model).get_embedding_dimension()
         generator = torch.Generator().manual_seed(options.queue_seed)
         self.register_buffer("queue", random_queue(options.queue_size, dimension, generator))
