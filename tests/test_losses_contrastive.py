@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ FOLDER = Path(__file__).parent / "goldens"
 LIBRARY = json.loads((FOLDER / "st_losses.json").read_text())
 KALM = json.loads((FOLDER / "kalm_matryoshka.json").read_text())
 GRADCACHE = json.loads((FOLDER / "infonce_gradcache.json").read_text())
+QD, DQ, QQ, DD = "query-document", "document-query", "query-query", "document-document"
+PP = "positive-positive"
 MNRL = {case["case"]: case for case in LIBRARY["mnrl"]}
 
 
@@ -98,20 +101,20 @@ def test_guided_masks_equal_gist(case: dict):
     count = case["n_columns"]
     leaves = [double(column).requires_grad_() for column in LIBRARY["gist_embeddings"][:count]]
     guides = [double(column) for column in LIBRARY["gist_guide_embeddings"][:count]]
-    size, scale = len(leaves[0]), 1 / case["temperature"]
-    bound = cosine(guides[0], guides[1], 1).diagonal()
-    pairs = [(0, column) for column in range(1, count)]
-    pairs += [(0, 0)] * case["contrast_anchors"] + [(1, 1)] * case["contrast_positives"]
-    pools = []
-    for first, second in pairs:
-        guide = cosine(guides[first], guides[second], 1)
-        allowed = guide_mask(guide, bound, margin=case["margin"], strategy=case["margin_strategy"])
-        allowed = allowed | torch.eye(size, dtype=torch.bool) if (first, second) == (0, 1) else allowed
-        pools.append(cosine(leaves[first], leaves[second], scale).masked_fill(~allowed, -torch.inf))
-    check(info_nce_over(pools[0].diagonal(), pools), leaves, case)
+    directions = [QD] + [QQ] * case["contrast_anchors"] + [PP] * case["contrast_positives"]
+    own = torch.arange(len(leaves[0]))[:, None] + len(leaves[0]) * torch.arange(count - 1)
+    pools, seen = (
+        direction_scores(partial(cosine, scale=scale), vectors[0], vectors[0], torch.cat(vectors[1:]), own, directions)
+        for vectors, scale in ((leaves, 1 / case["temperature"]), (guides, 1))
+    )
+    bound = seen[0].gather(1, own[:, :1]).squeeze(1)
+    masks = [guide_mask(pool, bound, margin=case["margin"], strategy=case["margin_strategy"]) for pool in seen]
+    masks[0] = masks[0].scatter(1, own[:, :1], True)
+    positive = pools[0].diagonal()
+    pools = [pool.masked_fill(~mask, -torch.inf) for pool, mask in zip(pools, masks, strict=True)]
+    check(info_nce_over(positive, pools), leaves, case)
 
 
-QD, DQ, QQ, DD = "query-document", "document-query", "query-query", "document-document"
 SETTINGS = [
     ((QD,), True, None),
     ((QD, DQ), False, None),
@@ -153,6 +156,20 @@ def test_every_setting_equals_the_library_run_here(
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
     for mine, theirs_ in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, theirs_.grad, rtol=1e-8, atol=1e-12)
+
+
+def test_expanded_negatives_are_other_queries_and_other_positives():
+    queries, positives, negatives = (random(60 + at, 3, 5) for at in range(3))
+    documents, own = torch.cat([positives, negatives]), torch.arange(3)[:, None] + 3 * torch.arange(2)
+    pools = direction_scores(cosine, queries, queries, documents, own, (QD, QQ, PP))
+    expected = 0.0
+    for i in range(3):
+        others = [j for j in range(3) if j != i]
+        total = cosine(queries, documents)[i].exp().sum()
+        total = total + cosine(queries, queries)[i, others].exp().sum()
+        total = total + cosine(positives, positives)[i, others].exp().sum()
+        expected = expected + (total.log() - cosine(queries, positives)[i, i]) / 3
+    assert info_nce_over(pools[0].diagonal(), pools).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 # --- focal weight ---

@@ -35,6 +35,7 @@ TERMS: list[tuple[str, dict[str, Any]]] = [
     ("infonce", {"gamma": 0.5, "detach_weight": False, "learn_scale": True}),
     ("infonce", {"directions": "symmetric"}),
     ("infonce", {"directions": "joint", "gamma": 0.3}),
+    ("infonce", {"directions": "expanded"}),
     ("infonce", {"hardness": 5, "hardness_negatives": "all"}),
     ("infonce", {"mixing": ["pairs", "lists"]}),
     ("infonce", {"guide": "GUIDE"}),

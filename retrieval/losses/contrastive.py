@@ -120,8 +120,8 @@ def direction_scores(
         everyone: (Q, dim) queries of all processes.
         documents: (D, dim) of all processes; the first Q are the queries' positives, in order.
         own: (B, 1 + k) columns of each query's documents; the first is also the query's row among everyone.
-        directions: of "query-document" (B, D), "document-query" (B, Q), "query-query" (B, Q) and "document-document"
-            (B, D); the last two without what is the query's own.
+        directions: of "query-document" (B, D), "document-query" (B, Q), "query-query" (B, Q), "document-document"
+            (B, D) and "positive-positive" (B, Q); the last three without what is the query's own.
     """
     positives = documents[own[:, 0]]
     pools: dict[str, Callable[[], Tensor]] = {
@@ -129,6 +129,7 @@ def direction_scores(
         "document-query": lambda: score(positives, everyone),
         "query-query": lambda: same_type_scores(score(queries, everyone), own[:, :1]),
         "document-document": lambda: same_type_scores(score(positives, documents), own),
+        "positive-positive": lambda: same_type_scores(score(positives, documents[: len(everyone)]), own[:, :1]),
     }
     return [pools[name]() for name in directions]
 

@@ -52,7 +52,7 @@ class InfoNCE(nn.Module):
 
     def _loss(self, positive: Tensor, pools: Sequence[Tensor]) -> Tensor:
         chosen = self.options
-        joint, gamma = chosen.directions == "joint", chosen.gamma
+        joint, gamma = chosen.directions != "symmetric", chosen.gamma
         return info_nce_over(positive, pools, joint=joint, gamma=gamma, detach_weight=chosen.detach_weight)
 
     def _pools(self, batch: DenseBatch) -> tuple[Tensor, list[Tensor]]:
@@ -168,6 +168,7 @@ def _label_masks(batch: DenseBatch, directions: Sequence[str]) -> list[Tensor | 
         "query-query": lambda: allowed[:, :queries],
         "document-query": lambda: gather_constant(allowed[:, :queries])[:, batch.own[:, 0]].T,
         "document-document": lambda: allowed,
+        "positive-positive": lambda: allowed[:, :queries],
     }
     return [masks[name]() for name in directions]
 

@@ -22,6 +22,7 @@ Family = Literal["bi-encoder", "cross-encoder"]
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "forward": ("query-document",),
     "symmetric": ("query-document", "document-query"),
+    "expanded": ("query-document", "query-query", "positive-positive"),
     "joint": ("query-document", "query-query", "document-query", "document-document"),
 }
 """Which scores InfoNCE's softmax goes over."""
@@ -65,8 +66,9 @@ class InfoNCEOptions(ScoredOptions):
         mask_false_negatives: labelled positives of the query and copies of its positive are no negatives.
         gamma: a query costs (1 − p)^gamma times as much, p the probability of its positive (KaLM-Embedding-V2: 0.5).
         detach_weight: that weight carries no gradient.
-        directions: "forward" is query → documents; "symmetric" averages it with document → queries; "joint" is one
-            softmax over both and over query → queries and document → documents.
+        directions: "forward" is query → documents; "symmetric" averages it with document → queries; "expanded" is one
+            softmax over documents, other queries, and the positive's scores with other positives (KaLM, GISTEmbed);
+            "joint" is one over both ways and over query → queries and document → documents.
         hardness: α of a penalty that adds α · similarity to the scores of the negatives that `hardness_negatives`
             names (9 is usual for in-batch ones, 5 for the query's own hard ones).
         guide: a model whose scores tell false negatives: what it scores above the positive, less `guide_margin`
@@ -78,7 +80,7 @@ class InfoNCEOptions(ScoredOptions):
     mask_false_negatives: bool = True
     gamma: NonNegativeFloat = 0.0
     detach_weight: bool = True
-    directions: Literal["forward", "symmetric", "joint"] = "forward"
+    directions: Literal["forward", "symmetric", "expanded", "joint"] = "forward"
     hardness: NonNegativeFloat = 0.0
     hardness_negatives: Literal["in-batch", "hard", "all"] = "in-batch"
     guide: str | None = None
