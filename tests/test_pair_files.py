@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from rtk.errors import ConfigError, DataError
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
+from rtk.retrieval.sampling.margin_balanced import ScoredPairs, margin_bins
 from rtk.retrieval.training import pair_files
 from rtk.retrieval.training.blocks import Part, Runs
 from rtk.retrieval.training.config import load_config
@@ -200,6 +203,18 @@ def test_the_real_scores_are_read(shared_data: Path, beir_folder: Callable[..., 
         assert positives[line[3]] == pytest.approx(float(line[0]), rel=1e-6)
         if line[4] not in positives:
             assert negatives[line[4]] == pytest.approx(float(line[1]), rel=1e-6)
+    pairs = ScoredPairs(table, ["teacher-scores"])
+    assert pairs.usable.all()
+    for row in range(0, len(table), 40):  # every filled range of real margins is as frequent
+        drawn = pairs.draw(np.full(3000, row), np.random.default_rng(row))
+        margins = np.subtract(*(table.scores["teacher-scores"][entries].astype(float) for entries in drawn))
+        start, middle = table.offsets[row], table.offsets[row] + table.positives[row]
+        own = table.scores["teacher-scores"].astype(float)
+        possible = own[start:middle, None] - own[None, middle : table.offsets[row + 1]]
+        bins = dict(zip(possible.ravel().tolist(), margin_bins(possible.ravel()).tolist(), strict=True))
+        counts = Counter(bins[margin] for margin in margins.tolist())
+        assert len(counts) == len(set(bins.values()))
+        assert chisquare(list(counts.values())).pvalue > 1e-4
 
 
 # --- teachers ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.stats import chisquare
 
 from rtk.errors import ConfigError
 from rtk.ids import Ids
-from rtk.retrieval.sampling import BatchSampler, Clusters, Draw, MixtureSampler, TopicAwareSampler
+from rtk.retrieval.sampling import BatchSampler, Clusters, Draw, MixtureSampler, TopicAwareSampler, read_clusters
 from rtk.retrieval.sampling.margin_balanced import pairs_of
 from rtk.retrieval.sampling.streams import NumberedStream
 from rtk.retrieval.sampling.topic_aware import TopicAware
@@ -196,3 +197,36 @@ def test_a_numbered_stream_begins_anew_at_every_call():
     assert (stream.at(6).random(7) != first).all()
     assert (NumberedStream([1, 3]).at(5).random(7) != first).all()
     np.testing.assert_array_equal(NumberedStream([1, 2]).at(5).random(7), first)
+
+
+def test_batches_over_the_real_clusters(shared_data: Path):
+    """207 clusters of 1 to 1,229 of 41,272 queries: one topic wherever a cluster has 32."""
+    clusters = read_clusters(shared_data / "tas-clusters" / "clusters.csv.gz")
+    count = len(clusters.ids)
+    pairs = SimpleNamespace(
+        usable=np.ones(count, bool), draw=lambda rows, generator: (2 * rows, 2 * rows + 1), lines=list
+    )
+    order = Ids(clusters.ids.take(np.random.default_rng(0).permutation(count)))
+
+    class Table:
+        name, query_ids, queries, entries = "real", order, np.arange(count), np.arange(2 * count)
+
+        def __len__(self) -> int:
+            return count
+
+        def query_keys(self, rows: np.ndarray) -> np.ndarray:
+            return rows
+
+    table: Any = Table()
+    sampler = TopicAwareSampler(table, clusters, pairs, TopicAware(32, 0))  # type: ignore[arg-type]
+    of, sizes = clusters.assignment(order), np.diff(clusters.offsets)
+    assert sampler.report.short == int((sizes < 32).sum())
+    seen: Counter[int] = Counter()
+    for number in range(2000):
+        rows = sampler.draw(number).rows
+        assert len(set(rows.tolist())) == 32
+        first = of[rows[0]]
+        seen[int(first)] += 1
+        assert (of[rows] == first).sum() == min(32, sizes[first])
+        assert len(set(of[rows].tolist())) == 1 or sizes[first] < 32
+    assert chisquare([seen[c] for c in range(len(clusters))]).pvalue > 1e-4
