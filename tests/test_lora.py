@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -255,6 +256,39 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     assert any(name in before and not torch.equal(value, before[name]) for name, value in whole.items()) or (
         method == "adore"  # a Router, whose names are others
     )
+
+
+_ONE_OR_TWO = """
+import json, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from rtk.retrieval.training import trainer
+trainer.train(json.loads(Path(sys.argv[1]).read_text()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_where_one_does(config: dict[str, Any], tmp_path: Path):
+    model = tmp_path / "no-dropout"
+    shutil.copytree(config["model"], model)
+    settings = json.loads((model / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "run.py").write_text(_ONE_OR_TWO)
+    config["lora"]["dropout"] = 0.0
+    for processes in (1, 2):
+        trainer = {**config["trainer"], "optim": "sgd", "learning_rate": 0.1, "max_steps": 4}
+        trainer["per_device_train_batch_size"] = 6 // processes
+        path, output = tmp_path / f"{processes}.json", tmp_path / f"by-{processes}"
+        path.write_text(json.dumps({**config, "model": str(model), "trainer": trainer, "output": str(output)}))
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
+        start = launch if processes == 2 else []
+        subprocess.run([sys.executable, *start, str(tmp_path / "run.py"), str(path)], check=True, cwd="/")
+    before, one, two = (weights(folder) for folder in (model, tmp_path / "by-1", tmp_path / "by-2"))
+    assert any(not torch.equal(value, before[name]) for name, value in one.items())
+    for name, value in two.items():
+        torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-6)
 
 
 def test_a_second_model_of_the_loss_is_merged_too(config: dict[str, Any], tiny_models: Path):

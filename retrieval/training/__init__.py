@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .data import make_table, open_table
     from .examples import RoleRuns, TrainingTable
     from .methods import METHODS, Method
+    from .soup import make_soup
     from .trainer import train
 
 _HOMES = {
@@ -19,6 +20,7 @@ _HOMES = {
     "TrainConfig": "config",
     "TrainingTable": "examples",
     "load_config": "config",
+    "make_soup": "soup",
     "make_table": "data",
     "open_table": "data",
     "print_config": "config",
@@ -32,6 +34,7 @@ __all__ = [
     "TrainConfig",
     "TrainingTable",
     "load_config",
+    "make_soup",
     "make_table",
     "open_table",
     "print_config",
