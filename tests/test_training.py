@@ -339,3 +339,11 @@ def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: d
     torch.testing.assert_close(scales[0], scales[1], rtol=1e-5, atol=0)
     assert float(scales[0]) != float(torch.tensor(20.0).log())
     assert record(tmp_path / "by-2")["processes"] == 2
+
+
+def test_pooling_is_changed_and_saved(config: dict, tiny_models: Path):
+    from sentence_transformers import SentenceTransformer
+
+    output = train({**config, "model": str(tiny_models / "bert"), "pooling": "cls", "evaluation": None})
+    model = SentenceTransformer(str(output), device="cpu")
+    assert [module.pooling_mode for module in model if hasattr(module, "pooling_mode")] == ["cls"]

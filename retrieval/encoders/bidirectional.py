@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
 from ...errors import ConfigError
+from .pooling import set_pooling
 
 __all__ = ["attend_both_ways", "sees_what_follows"]
 
@@ -45,7 +45,7 @@ def attend_both_ways(model: SentenceTransformer) -> SentenceTransformer:
                 "transformers 5.2 and later can change Llama, Qwen, Mistral, Gemma and other decoders of its own"
             )
         _LOG.info("%s attends both ways from now on", type(_network(transformer)).__name__)
-    _pool_all(model)
+    set_pooling(model, "mean", instead_of="lasttoken")  # it alone had seen all tokens
     return model
 
 
@@ -74,13 +74,3 @@ def _configurations(transformer: Transformer) -> list[Any]:
     """The configuration, and the text part's where a model of several kinds of input has one."""
     config = transformer.config
     return [config, config.get_text_config()]
-
-
-def _pool_all(model: SentenceTransformer) -> None:
-    """The last token stood for all of them because it alone had seen them; now the mean does."""
-    for parent in list(model.modules()):
-        for name, module in parent.named_children():
-            if isinstance(module, Pooling) and module.pooling_mode == "lasttoken":
-                changed = Pooling(module.embedding_dimension, "mean", include_prompt=module.include_prompt)
-                setattr(parent, name, changed)
-                _LOG.info("pooling of the last token becomes the mean over all tokens")

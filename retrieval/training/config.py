@@ -37,9 +37,8 @@ from .blocks import (
     Matryoshka,
     Optimizer,
     RandomSampling,
-    TopicSampling,
 )
-from .loss_checks import loss_problems
+from .checks import configuration_problems
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys
 
@@ -61,6 +60,8 @@ class TrainConfig(Block):
         optimizer: an optimiser of ours in place of the trainer's.
         lora: train low-rank adapters in place of the weights.
         attention: "bidirectional" takes the causal mask off a decoder, in training and for good. Bi-encoders only.
+        pooling: how tokens become a vector, where it shall not be the model's own way (a plain transformer's is the
+            mean). Bi-encoders only.
         drop_normalisation: take off a last module that normalises, for losses over free dot products. Bi-encoders only.
         trainer: sentence-transformers training arguments.
         output: the folder that the model is written to.
@@ -78,6 +79,7 @@ class TrainConfig(Block):
     optimizer: Optimizer | None = None
     lora: Lora | None = None
     attention: Literal["bidirectional"] | None = None
+    pooling: Literal["cls", "mean", "max", "lasttoken"] | None = None
     drop_normalisation: bool = False
     evaluation: Evaluation | None = None
     trainer: dict[str, Any]
@@ -120,7 +122,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         known = ", ".join(METHODS)
         problems.insert(0, f"method: {name!r} is not one of {known}{nearest(str(name), METHODS)}")
     elif config is not None:
-        problems += _cross_checks(config)
+        problems += configuration_problems(config)
     if problems or config is None:
         where = source if isinstance(source, str | Path) else "the training configuration"
         raise ConfigError(f"{where} has {len(problems)} problem{'s'[: len(problems) > 1]}:", problems)
@@ -269,147 +271,4 @@ def _known_names(values: Mapping[str, Any], method: Method) -> list[str]:
                 f"loss.{number}.name: {name!r} is for a {' or a '.join(LOSSES[name].families)}, method {method.name!r} "
                 f"trains a {method.family}; it takes {', '.join(fitting)}"
             )
-    return problems
-
-
-def _cross_checks(config: TrainConfig) -> list[str]:
-    """What no single block can see."""
-    problems: list[str] = []
-    data = config.data
-    if (data.collection is None) == (not data.mixture):
-        problems.append("data: give either `collection` or `mixture` (a list of collections with weights), not both")
-    if data.mixture and data.runs.files():
-        problems.append("data.runs: with a mixture, each of its collections has its own `runs`")
-    weights = [part.weight is None for part in data.mixture]
-    if any(weights) and not all(weights):
-        problems.append("data.mixture: give a weight to every collection or to none")
-    files = [(f"data.runs.{role}", path) for part in data.parts() for role, path in part.runs.files()]
-    files += [("evaluation.run", config.evaluation.run)] if config.evaluation and config.evaluation.run else []
-    problems += [f"{role}: there is no file {path}" for role, path in files if not Path(path).is_file()]
-    if config.preset.family == "cross-encoder":
-        if config.evaluation and not config.evaluation.run:
-            problems.append("evaluation.run: a cross-encoder reranks; give the run that holds its candidates")
-        if (config.lengths.query is None) != (config.lengths.document is None):
-            problems.append("lengths: a cross-encoder cuts the pair to query + document tokens; give both or none")
-        if config.matryoshka:
-            problems.append("matryoshka: is about vectors; a cross-encoder has none")
-        if config.mini_batch_size:
-            problems.append("mini_batch_size: gradient caching is for bi-encoders; lower the batch size instead")
-    alone = [item.name for item in config.loss if LOSSES[item.name].alone]
-    if alone and len(config.loss) > 1:
-        problems.append(f"loss: {alone[0]!r} stands alone, it cannot be summed with others")
-    if alone and (config.mini_batch_size or config.matryoshka):
-        problems.append(f"loss: {alone[0]!r} takes neither mini_batch_size nor matryoshka")
-    problems += _index_problems(config)
-    problems += _curriculum_problems(config)
-    problems += _model_problems(config)
-    problems += _crop_problems(config)
-    problems += _pair_problems(config)
-    problems += loss_problems(config)
-    every = config.evaluation.every if config.evaluation else 0
-    save_steps = config.trainer.get("save_steps", every)
-    if every and (not isinstance(save_steps, int) or save_steps % every):
-        problems.append(f"trainer.save_steps: {save_steps!r} must be a multiple of evaluation.every ({every})")
-    return problems
-
-
-def _pair_problems(config: TrainConfig) -> list[str]:
-    """Pair files, clusters and teachers, and the sampling that needs them."""
-    problems: list[str] = []
-    block = config.sampling
-    for part in config.data.parts():
-        if part.pairs is not None and part.runs.files():
-            problems.append("data.pairs: has its own positives, negatives and scores; leave `runs` out")
-        if part.pairs is not None and not Path(part.pairs).is_file():
-            problems.append(f"data.pairs: there is no file {part.pairs}")
-        balanced = isinstance(block, TopicSampling) and "balanced" in block.strategy
-        if balanced and part.pairs is None and not part.runs.teachers:
-            problems.append(
-                "data.runs.teachers: pairs are balanced over a teacher's margins; give its scores (or data.pairs), or "
-                "sampling.strategy: tas"
-            )
-        if isinstance(block, TopicSampling) and part.pairs is None and not part.runs.negatives:
-            problems.append("data.runs.negatives: this method trains on pairs; give the negatives (or data.pairs)")
-    if isinstance(block, TopicSampling) and isinstance(block.clusters, str) and not Path(block.clusters).is_file():
-        problems.append(f"sampling.clusters: there is no file {block.clusters} (a number makes that many clusters)")
-    return problems
-
-
-def _model_problems(config: TrainConfig) -> list[str]:
-    """What is done to the model before it is trained."""
-    problems: list[str] = []
-    if config.preset.family == "cross-encoder":
-        if config.attention:
-            problems.append(
-                "attention: is for bi-encoders, which pool over all tokens; a cross-encoder has its own head"
-            )
-        if config.drop_normalisation:
-            problems.append("drop_normalisation: is about vectors; a cross-encoder has none")
-    if config.preset.examples == "queries" and (config.attention or config.drop_normalisation):
-        problems.append("attention, drop_normalisation: the index was made by the model as it is; leave them out")
-    if config.attention and config.lora and not config.lora.merge:
-        problems.append(
-            "lora.merge: an adapter on its own loads onto the causal model; with attention: bidirectional, merge it"
-        )
-    return problems
-
-
-def _crop_problems(config: TrainConfig) -> list[str]:
-    """Pre-training on crops sees documents only."""
-    problems: list[str] = []
-    crops = config.preset.examples == "crops"
-    for number, item in enumerate(config.loss):
-        if crops and item.name not in ("moco", "infonce"):
-            problems.append(f"loss.{number}: {item.name!r} does not go with crops of documents: take moco or infonce")
-        if item.name == "moco" and not crops:
-            problems.append(f"loss.{number}: 'moco' goes with method contriever, whose pairs it is made for")
-    if not crops:
-        return problems
-    for part in config.data.parts():
-        given = [name for name in ("pairs", "index") if getattr(part, name) is not None]
-        given += ["runs"] if part.runs.files() else []
-        problems += [f"data.{name}: this method reads documents only; leave it out" for name in given]
-    if config.lengths.query or config.lengths.document:
-        problems.append("lengths: a crop's length follows from sampling.chunk_length and its ratios; leave lengths out")
-    return problems
-
-
-def _curriculum_problems(config: TrainConfig) -> list[str]:
-    block = config.curriculum
-    if block is None:
-        return []
-    alone = [item.name for item in config.loss if LOSSES[item.name].alone]
-    if alone:
-        return [f"curriculum: loss {alone[0]!r} stands alone and has no costs of queries that could be weighted"]
-    problems: list[str] = []
-    if any(part.runs.first_stage is None for part in config.data.parts()):
-        problems.append("curriculum: says how hard documents are for a first stage; give data.runs.first_stage")
-    if block.reduction == "per_sample":
-        fitting = ("query", "document") if block.weighting == "pairwise" else ("document",)
-        wrong = [item.name for item in config.loss if LOSSES[item.name].costs not in fitting]
-        known = ", ".join(name for name, entry in LOSSES.items() if entry.costs in fitting)
-        problems += [
-            f"curriculum: loss {name!r} has no cost of its own for each {fitting[-1] if len(fitting) == 1 else 'query'}"
-            f", which {block.weighting} weights multiply; take one of {known}, or reduction: batch_mean_product"
-            for name in wrong
-        ]
-    return problems
-
-
-def _index_problems(config: TrainConfig) -> list[str]:
-    """A loss that searches while it trains, its method and its index go together."""
-    problems: list[str] = []
-    method = config.preset
-    for number, item in enumerate(config.loss):
-        if LOSSES[item.name].searches != (method.examples == "queries"):
-            fitting = ", ".join(name for name, known in METHODS.items() if known.examples == "queries")
-            problems.append(f"loss.{number}: {item.name!r} does not go with method {method.name!r}; losses that search "
-                            f"while they train go with {fitting}, and no others do")  # fmt: skip
-    for part in config.data.parts():
-        if method.examples != "queries" and part.index is not None:
-            problems.append(f"data.index: method {method.name!r} searches no index while it trains; leave it out")
-        elif method.examples == "queries" and part.index is None:
-            problems.append(f"data.index: required by method {method.name!r}: a dense index of {part.collection}")
-        elif part.index is not None and not Path(part.index).is_dir():
-            problems.append(f"data.index: there is no folder {part.index}")
     return problems

@@ -89,6 +89,8 @@ def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
         model = SentenceTransformer(model_path(config))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a SentenceTransformer: {error}") from error
+    if config.pooling:
+        _change_pooling(model, config)
     if config.attention == "bidirectional":
         from ..encoders.bidirectional import attend_both_ways
 
@@ -108,6 +110,16 @@ def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
             )
     _check_dims(model, config)
     return model
+
+
+def _change_pooling(model: SentenceTransformer, config: TrainConfig) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from ..encoders.pooling import set_pooling
+
+    if not any(isinstance(module, Pooling) for module in model.modules()):
+        raise ConfigError(f"pooling: {config.model!r} has no module that pools; leave it out")
+    set_pooling(model, str(config.pooling))
 
 
 def _drop_normalisation(model: SentenceTransformer, config: TrainConfig) -> None:
