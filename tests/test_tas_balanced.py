@@ -188,7 +188,7 @@ def test_training_fits_both_teachers_and_leaves_its_record(config: dict[str, Any
     found = logs(output)
     for name in ("margin-mse", "in-batch-margin-mse"):
         assert found[-1][name] < 0.7 * found[0][name], name
-    assert {"in-batch-margin-mse_teacher_accuracy", "in-batch-margin-mse_student_accuracy"} <= found[0].keys()
+    assert {"in-batch-margin-mse-teacher-accuracy", "in-batch-margin-mse-student-accuracy"} <= found[0].keys()
     told = record(output)["sampling"][0]
     assert told["clusters"]["clusters"] == TOPICS
     assert "18 queries in 3 clusters" in told["report"]

@@ -184,7 +184,7 @@ class _InBatchTeacherTerm(nn.Module):
         teacher = self._scores(batch)
         for name, scores in (("student", student), ("teacher", teacher)):
             right = scores.argmax(dim=1) == batch.own[:, 0]
-            self._log(f"{self._name}_{name}_accuracy", right.float().mean().item())
+            self._log(f"{self._name}-{name}-accuracy", right.float().mean().item())
         return self._cost(student, teacher, batch.own)
 
     def _scores(self, batch: DenseBatch) -> Tensor:

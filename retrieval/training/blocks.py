@@ -149,7 +149,7 @@ class TopicSampling(Block):
         strategy: "tas-balanced" takes both steps; "tas" draws pairs uniformly, "balanced" draws queries from all
             topics, "random" does both. What is not used needs no teacher or no clusters.
         clusters: how many to make before training, or a file of one cluster a line.
-        cluster_encoder: makes the queries' vectors for that; None is the model in training, as it is at the start.
+        cluster_encoder: makes the queries' vectors for that; None is the configuration's `model`, as it is loaded.
         cluster_metric: "l2" k-means, or "inner-product", spherical k-means.
         cluster_iterations, cluster_seed: of the k-means.
         unknown_queries: ids in the file that the split lacks are an error, or are left out and counted.
