@@ -178,6 +178,8 @@ def test_the_preset_has_the_published_settings():
         load_config({**given, "loss": ["cet", "listnet"]})
     with pytest.raises(ConfigError, match="needs selection_features"):
         load_config({**given, "loss": [{"name": "cet", "selection_model": "features"}]})
+    with pytest.raises(ConfigError, match=r"sampling\.negatives is 0"):
+        load_config({**given, "sampling": {"negatives": 0}})
 
 
 def test_both_models_learn_are_logged_and_load(config: dict[str, Any]):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +288,52 @@ def test_a_curriculum_needs_a_first_stage(config):
     config["data"]["runs"].pop("first_stage")
     with pytest.raises(ConfigError, match=r"data\.runs\.first_stage"):
         load(config)
+
+
+_TWO = """
+import json, sys
+import torch
+from pathlib import Path
+torch.set_num_threads(1)
+from rtk.retrieval.training import trainer
+for config in json.loads(Path(sys.argv[1]).read_text()):
+    trainer.train(config)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tiny_models: Path, tmp_path: Path):
+    from safetensors.torch import load_file
+
+    script = tmp_path / "two.py"
+    script.write_text(_TWO)
+    kinds = {
+        "per_sample": ("contrastive", "dense", "infonce"),
+        "batch_mean_product": ("cross-encoder", "cross_encoder", "lambda"),
+    }
+    for processes in (1, 2):
+        configs: list[dict[str, Any]] = []
+        for reduction, (method, name, loss) in kinds.items():
+            model = tmp_path / f"{name}-no-dropout"
+            shutil.copytree(tiny_models / name, model, dirs_exist_ok=True)
+            settings = json.loads((model / "config.json").read_text())
+            settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+            (model / "config.json").write_text(json.dumps(settings))
+            trainer = {**config["trainer"], "optim": "sgd", "learning_rate": 0.05, "max_steps": 3}
+            trainer["per_device_train_batch_size"] = 4 // processes
+            changes = {"method": method, "model": str(model), "loss": [loss], "trainer": trainer}
+            curriculum = {**config["curriculum"], "reduction": reduction}
+            output = str(tmp_path / f"{reduction}-{processes}")
+            configs.append({**config, **changes, "curriculum": curriculum, "output": output})
+        path = tmp_path / f"{processes}.json"
+        path.write_text(json.dumps(configs))
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
+        start = launch if processes == 2 else []
+        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/")
+    for reduction, (_, name, _) in kinds.items():
+        one, two = (load_file(tmp_path / f"{reduction}-{count}" / "model.safetensors") for count in (1, 2))
+        before = load_file(tiny_models / name / "model.safetensors")
+        assert any(not torch.equal(value, before[key]) for key, value in one.items() if key in before)
+        for key, value in two.items():
+            torch.testing.assert_close(value, one[key], rtol=1e-4, atol=1e-6)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...files import atomic_path, read_json, write_json
 from .batch import Side
+from .modules import candidate_scores
 
 if TYPE_CHECKING:
     from .context import LossContext
@@ -106,8 +107,6 @@ class SelectionModel(nn.Module):
 
     def forward(self, inputs: Sequence[Any], side: Side, **preprocessing: Any) -> Tensor:
         """(queries, documents of each query) and the batch's `Side` → (B, N) logits."""
-        from .modules import candidate_scores  # which imports whole losses by name only
-
         parts: list[Tensor] = []
         if self.encoder is not None:
             parts.append(candidate_scores(self.encoder, inputs, **preprocessing))

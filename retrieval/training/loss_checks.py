@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import nearest
-from ..losses.options import InfoNCEOptions, ScoredOptions, TeacherOptions
+from ..losses.options import CetOptions, InfoNCEOptions, ScoredOptions, TeacherOptions
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -27,9 +27,24 @@ def loss_problems(config: TrainConfig) -> list[str]:
                 for key in ("similarity", "scale", "learn_scale")
                 if getattr(item, key) != getattr(plain, key)
             ]
+        if isinstance(item, CetOptions):
+            problems += _cet_problems(config, item, f"loss.{number}")
         negatives = getattr(config.sampling, "negatives", None)
         if isinstance(item, InfoNCEOptions) and item.mixing and (negatives or 0) < 2:
             problems.append(f"loss.{number}.mixing: needs sampling.negatives of 2 or more, it is {negatives}")
+    return problems
+
+
+def _cet_problems(config: TrainConfig, item: CetOptions, place: str) -> list[str]:
+    """Negatives, and a first stage for the features."""
+    problems: list[str] = []
+    if getattr(config.sampling, "negatives", 1) == 0:
+        problems.append(f"{place}: cet weighs negatives; sampling.negatives is 0")
+    problems += [
+        f"{place}.selection_features: are the first stage's; give data.runs.first_stage for {part.collection}"
+        for part in config.data.parts()
+        if item.selection_features and part.runs.first_stage is None
+    ]
     return problems
 
 
