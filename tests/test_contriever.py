@@ -278,7 +278,7 @@ def corpus(beir_folder: Callable[..., Path]) -> Path:
     generator = random.Random(0)
     texts = [" ".join(generator.choices(WORDS, k=generator.randint(5, 39))) for _ in range(80)]
     lines = [{"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate([*texts, ""])]
-    return beir_folder("corpus", corpus=lines)
+    return beir_folder("corpus", corpus=lines, qrels={"dev": [("q0", "d0", 1), ("q1", "d3", 1)]})
 
 
 def tokens_of(folder: Path, tokenizer: Any) -> Any:
@@ -509,6 +509,14 @@ def test_pre_training_writes_a_model_with_free_lengths_and_says_what_it_did(conf
     assert (lengths - 1).abs().max() > 0.05
     log = json.loads((output / "checkpoints" / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
     assert all(0 <= entry["accuracy"] <= 1 for entry in log if "loss" in entry)
+
+
+def test_the_best_checkpoint_on_dev_is_kept(config: dict[str, Any]):
+    evaluation = {"collection": config["data"]["collection"], "split": "dev", "every": 4, "measure": "RR@100"}
+    output = train({**config, "evaluation": evaluation})
+    record = json.loads((output / "rtk-run.json").read_text())
+    assert [entry["step"] for entry in record["evaluations"]] == [0, 4, 8]
+    assert record["best"] == max(entry["RR@100"] for entry in record["evaluations"][1:])
 
 
 def test_pre_training_learns_to_tell_its_own_key_from_others(config: dict[str, Any]):
