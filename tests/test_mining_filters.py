@@ -101,6 +101,20 @@ def test_below_one_threshold_negative_above_the_other_pseudo_positive_between_ne
         mine(run, judged, max_score=0.9, positive_score=0.1)
 
 
+def test_a_rerankers_raw_logits_count_not_the_scores_of_its_order():
+    run = run_of({"q": falling("d1", "d2", "d3")})
+    judged = Judgments.from_dict({"q": {"d1": 1}})
+    ordinal = run_of({"q": {"d1": 3.0, "d2": 2.0, "d3": 1.0}})
+    teacher = ordinal.replace(columns={"raw": np.array([4.0, 3.9, np.nan])})
+    mined, report = mine(run, judged, teacher=teacher, absolute_margin=0.05)
+    assert lists_of(mined) == {"q": ["d2"]}
+    assert mined.columns["teacher"].tolist() == pytest.approx([3.9])
+    assert report.removed["without teacher score"] == 1
+    assert len(mine(run, judged, teacher=teacher, absolute_margin=0.5)[0]) == 0
+    own, _ = mine(run, judged, teacher=teacher, reference="own")
+    assert own.columns["reference"].tolist() == [4.0]
+
+
 # --- reference ---
 
 

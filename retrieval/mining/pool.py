@@ -81,7 +81,7 @@ def own_positives(
     pool: MiningPool, judgments: Judgments, *, positive_grade: int = 1, teacher: Run | None = None
 ) -> OwnPositives:
     """The score of each positive by itself, where the pool's `reference` has one a query."""
-    source = pool.run if teacher is None else teacher
+    source = pool.run if teacher is None else raw_scores(teacher)
     rows, documents = positive_pairs(pool.run.qids, judgments, positive_grade)
     found = scores_of_pairs(source, source.qids.rows(pool.run.qids)[rows], source.vocabulary.rows(documents))
     order = np.argsort(rows, kind="stable")
@@ -139,6 +139,7 @@ def make_pool(
     With several positives the lowest found is the reference by default, as sentence-transformers takes it; the highest
     is the laxer choice. A positive that was not scored counts for nothing here.
     """
+    teacher = None if teacher is None else raw_scores(teacher)
     source = one_list_each(run if teacher is None else teacher, "mining")
     rows, documents = positive_pairs(one_list_each(run, "mining").qids, judgments, positive_grade)
     codes = run.vocabulary.rows(documents)
@@ -156,6 +157,14 @@ def make_pool(
         np.where(positive, 0, ranks_within(run, ~positive)),
         _reference(len(run), rows, found, "max"),
     )
+
+
+def raw_scores(teacher: Run) -> Run:
+    """A teacher's run by its column `raw`, where a reranker's order needed other scores; without what has none."""
+    if "raw" not in teacher.columns:
+        return teacher
+    known = teacher.filter(~np.isnan(np.asarray(teacher.columns["raw"], np.float32)))
+    return known.replace(scores=np.asarray(known.columns["raw"], np.float32), columns={})
 
 
 def ranks_within(run: Run, alive: np.ndarray) -> np.ndarray:
