@@ -158,3 +158,9 @@ def test_checking_a_configuration_does_not_import_torch():
         f"load_config({MINIMAL!r}, ['trainer.max_steps=3']); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_a_learned_scale_is_not_accumulated_over_cached_batches():
+    given = {"loss": [{"name": "infonce", "learn_scale": True}], "mini_batch_size": 4}
+    assert load_config({**MINIMAL, **given})
+    assert "learn_scale" in problems({**MINIMAL, **given}, "trainer.gradient_accumulation_steps=2")[0]

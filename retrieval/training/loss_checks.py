@@ -29,10 +29,21 @@ def loss_problems(config: TrainConfig) -> list[str]:
             ]
         if isinstance(item, CetOptions):
             problems += _cet_problems(config, item, f"loss.{number}")
+        if isinstance(item, ScoredOptions) and item.learn_scale and _accumulates_cached(config):
+            problems.append(
+                f"loss.{number}.learn_scale: with mini_batch_size the scale's gradient would not be averaged over "
+                "trainer.gradient_accumulation_steps; take larger batches in place of accumulation, they need no memory"
+            )
         negatives = getattr(config.sampling, "negatives", None)
         if isinstance(item, InfoNCEOptions) and item.mixing and (negatives or 0) < 2:
             problems.append(f"loss.{number}.mixing: needs sampling.negatives of 2 or more, it is {negatives}")
     return problems
+
+
+def _accumulates_cached(config: TrainConfig) -> bool:
+    """Cached gradients reach a loss's own parameters before the trainer divides by the steps of accumulation."""
+    steps = config.trainer.get("gradient_accumulation_steps", 1)
+    return bool(config.mini_batch_size) and isinstance(steps, int) and steps > 1
 
 
 def _cet_problems(config: TrainConfig, item: CetOptions, place: str) -> list[str]:
