@@ -153,6 +153,20 @@ def test_training_by_configuration_and_the_encoder_that_comes_of_it(decoders: Pa
     torch.testing.assert_close(torch.as_tensor(encoder.encode_document(list(TEXTS))), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_pooling_that_was_asked_for_stays(decoders: Path, tmp_path: Path):
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.models import load_model
+
+    given = {
+        **{"method": "contrastive", "model": str(decoders / "Qwen2"), "data": {"collection": "x"}, "trainer": {}},
+        **{"attention": "bidirectional", "output": str(tmp_path / "model")},
+    }
+    for pooling, expected in ((None, "mean"), ("lasttoken", "lasttoken"), ("mean", "mean")):
+        model = load_model(load_config({**given, "pooling": pooling}))
+        assert model[1].pooling_mode == expected
+        assert sees_what_follows(model[0])
+
+
 def test_rerankers_and_lone_adapters_are_refused(decoders: Path, tmp_path: Path):
     from rtk.retrieval.training.config import load_config
 

@@ -89,12 +89,12 @@ def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
         model = SentenceTransformer(model_path(config))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a SentenceTransformer: {error}") from error
-    if config.pooling:
-        _change_pooling(model, config)
     if config.attention == "bidirectional":
         from ..encoders.bidirectional import attend_both_ways
 
         attend_both_ways(model)
+    if config.pooling:  # after the above, which chooses the mean itself
+        _change_pooling(model, config)
     if config.drop_normalisation:
         _drop_normalisation(model, config)
     similarity = score(config)["similarity"]
