@@ -8,7 +8,7 @@ from typing import Any
 
 from ..sampling.curriculum import add_difficulty
 from .batches import CandidateExamples, DenseExamples
-from .collate import SideCollator, candidate_collator, dense_collator
+from .collate import candidate_collator, dense_collator
 from .config import TrainConfig
 from .crop_examples import CropExamples, crop_collator, open_token_tables
 from .data import open_tables
@@ -30,7 +30,7 @@ class ExampleKind:
 
     open: Callable[[TrainConfig], Sequence[Any]]
     examples: Callable[..., Any]
-    collator: Callable[[Any, TrainConfig], SideCollator]
+    collator: Callable[[Any, TrainConfig], Callable[[Sequence[Any]], dict[str, Any]]]
 
 
 def _tables(config: TrainConfig) -> Sequence[Any]:
