@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from rtk.errors import ConfigError, DataError
-from rtk.retrieval.sampling import margin_balanced
+from rtk.retrieval.sampling import margin_ranges
 from rtk.retrieval.sampling.margin_balanced import ScoredPairs, UniformPairs, margin_bins, pairs_of
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "tasb_sampler.json").read_text())
@@ -183,7 +183,7 @@ def test_the_batch_size_and_the_chunks_do_not_matter(
     sizes = generator.integers(1, 6, (30, 2))
     lists = [(generator.normal(8, 2, a).tolist(), generator.normal(2, 3, b).tolist()) for a, b in sizes.tolist()]
     together = ScoredPairs(scored_table(lists), ["cat"])
-    monkeypatch.setattr(margin_balanced, "_CHUNK", 1)
+    monkeypatch.setattr(margin_ranges, "_CHUNK", 1)
     monkeypatch.setenv("RTK_CACHE", str(tmp_path / "other"))
     singly = ScoredPairs(scored_table(lists, name="again"), ["cat"])
     assert singly.report == together.report
@@ -196,5 +196,5 @@ def test_the_batch_size_and_the_chunks_do_not_matter(
 def test_the_files_are_made_once(scored_table: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     table = scored_table([([3.0], [1.0, 2.0])])
     ScoredPairs(table, ["cat"])
-    monkeypatch.setattr(margin_balanced, "_write", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(margin_ranges, "_write", lambda *_: pytest.fail("made again"))
     assert ScoredPairs(table, ["cat"]).report.pairs == 2

@@ -17,7 +17,7 @@ from rtk.errors import ConfigError, DataError
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
 from rtk.retrieval.sampling.margin_balanced import ScoredPairs, margin_bins
-from rtk.retrieval.training import pair_files
+from rtk.retrieval.training import pair_files, pair_lines
 from rtk.retrieval.training.blocks import Part, Runs
 from rtk.retrieval.training.config import load_config
 from rtk.retrieval.training.data import open_table, open_tables
@@ -113,7 +113,7 @@ def test_blocks_and_chunks_do_not_matter(collection: Path, tmp_path: Path, monke
         lines.append((score[q, "007"], score[q, d], q, "007", d))
     path = write(tmp_path / "cat.txt", lines, " ")
     whole = open_table(part(collection, path))
-    monkeypatch.setattr(pair_files, "_BLOCK", 4096)
+    monkeypatch.setattr(pair_lines, "_BLOCK", 4096)
     monkeypatch.setattr(pair_files, "_CHUNK", 100)
     monkeypatch.setenv("RTK_CACHE", str(tmp_path / "other"))
     pieces = open_table(part(collection, path))

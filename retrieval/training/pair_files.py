@@ -10,36 +10,27 @@ million lines are 800 MB of scratch and about 1 GB of memory while they are conv
 
 from __future__ import annotations
 
-import gzip
-import io
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv
 
 from ... import progress
 from ...errors import DataError
 from ...ids import Ids
 from .examples import TableReport, judged_pairs, look_up
+from .pair_lines import NAMES, SCORES, Layout, blocks, look, point_out
 
 if TYPE_CHECKING:
     from ...eval.collection import Collection
 
 __all__ = ["PairFile", "pair_table"]
 
-_NAMES = ("query", "positive", "negative")
-_SCORES = ("teacher_pos", "teacher_neg")
-_LINE = np.dtype([(name, "<i4") for name in _NAMES] + [(name, "<f4") for name in _SCORES])
-_BLOCK = 1 << 24  # bytes parsed at once
+_LINE = np.dtype([(name, "<i4") for name in NAMES] + [(name, "<f4") for name in SCORES])
 _CHUNK = 1 << 21  # lines joined at once
-_BLANKS = re.compile(rb"[ \t]+")
-_EDGES = re.compile(rb"\t?(\r?\n)\t?")
 
 
 @dataclass(frozen=True)
@@ -59,19 +50,6 @@ class PairFile:
     differing: Literal["error", "mean"] = "error"
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How the lines look: scored or not, whether a single tab separates the fields, and lines before the first pair."""
-
-    scored: bool
-    tabs: bool
-    header: int
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (*(_SCORES if self.scored else ()), *_NAMES)
-
-
 def pair_table(collection: Collection, split: str, pairs: PairFile, scratch: Path) -> tuple[pa.Table, TableReport]:
     """The columns of a training table (see `examples`) from a pair file.
 
@@ -85,7 +63,7 @@ def pair_table(collection: Collection, split: str, pairs: PairFile, scratch: Pat
     Raises:
         DataError: a line that is not of the form above, ids that are unknown, scores that differ; with the line.
     """
-    layout = _look(pairs.path)
+    layout = look(pairs.path)
     unknown = _spool(collection, split, pairs, layout, scratch / "lines")
     if not (scratch / "lines").stat().st_size:
         raise DataError(f"no line of it is of {collection.name}, split {split}", path=pairs.path)
@@ -103,125 +81,25 @@ def pair_table(collection: Collection, split: str, pairs: PairFile, scratch: Pat
     return joined.table(pairs.teacher), joined.report(len(collection.queries(split)), unknown)
 
 
-# --- reading ---
-
-
-def _look(path: Path) -> _Layout:
-    """The layout, by the first line."""
-    with _open(path) as handle:
-        first = handle.readline()
-    fields = first.split()
-    if len(fields) in (3, 5):
-        scored = len(fields) == 5
-        header = scored and not any(map(_is_number, fields[:2]))
-        return _Layout(scored, first.rstrip(b"\r\n").split(b"\t") == fields, int(header))
-    raise DataError(
-        f"{len(fields)} fields, expected `teacher_pos teacher_neg qid pos_id neg_id` or `qid pos_id neg_id`",
-        path=path,
-        line=1,
-    )
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
-
-
-def _blocks(path: Path, layout: _Layout) -> Iterator[pa.RecordBatch]:
-    """Parsed lines, in order; none is left out, so that a row's number is its line's."""
-    types: dict[str, pa.DataType] = {name: pa.string() for name in _NAMES} | {name: pa.float64() for name in _SCORES}
-    with _open(path) as raw:
-        for _ in range(layout.header):
-            raw.readline()
-        source = raw if layout.tabs else _Tabs(raw)
-        try:
-            yield from csv.open_csv(
-                pa.PythonFile(source, mode="r"),
-                read_options=csv.ReadOptions(column_names=list(layout.columns), block_size=_BLOCK),
-                parse_options=csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
-                convert_options=csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
-            )
-        except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError) as error:
-            _point_out(path, layout, error)
-
-
-class _Tabs(io.RawIOBase):
-    """Lines whose fields are separated by any blanks, as lines whose fields are separated by one tab."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._rest = raw, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._rest:
-            data = self._raw.read(_BLOCK)
-            data += self._raw.readline() if data else b""
-            self._rest = _EDGES.sub(rb"\1", b"\n" + _BLANKS.sub(b"\t", data))[1:].rstrip(b"\t")
-        taken = self._rest if size < 0 else self._rest[:size]
-        self._rest = self._rest[len(taken) :]
-        return taken
-
-
-def _point_out(path: Path, layout: _Layout, error: Exception) -> NoReturn:
-    """Read again, line by line, to say which one is wrong."""
-    try:
-        with _open(path) as handle:
-            for number, line in enumerate(handle, 1):
-                fields = line.rstrip(b"\r\n").split(b"\t") if layout.tabs else line.split()
-                problem = _problem(fields, layout)
-                if problem and number > layout.header:
-                    raise DataError(problem, path=path, line=number) from error
-    except (gzip.BadGzipFile, EOFError) as broken:
-        raise DataError(f"not readable: {broken}", path=path) from error
-    raise DataError(f"not readable as lines of {' '.join(layout.columns)}: {error}", path=path) from error
-
-
-def _problem(fields: list[bytes], layout: _Layout) -> str | None:
-    wanted = layout.columns
-    if len(fields) != len(wanted):
-        return f"expected the {len(wanted)} fields {' '.join(wanted)}, as in line 1; found {len(fields)}"
-    for name, field in zip(wanted, fields, strict=True):
-        if name in _SCORES:
-            if not _is_number(field):
-                return f"{name} {field.decode(errors='replace')!r} is not a number"
-            if not math.isfinite(float(field)):
-                return f"{name} {field.decode(errors='replace')!r} is not finite"
-        else:
-            try:
-                field.decode()
-            except UnicodeDecodeError:
-                return f"the {name} id {field!r} is not UTF-8"
-    return None
-
-
-def _is_number(field: bytes) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _spool(collection: Collection, split: str, pairs: PairFile, layout: _Layout, path: Path) -> int:
+def _spool(collection: Collection, split: str, pairs: PairFile, layout: Layout, path: Path) -> int:
     """Write the lines as rows; return how many lines had unknown ids."""
     queries, documents = collection.queries(split).ids, collection.documents
     unknown, first, where, line = 0, "", 0, 1 + layout.header
     with open(path, "wb") as sink, progress.task("read pairs", None) as advance:
-        for batch in _blocks(pairs.path, layout):
+        for batch in blocks(pairs.path, layout):
             found = np.empty(len(batch), dtype=_LINE)
-            for name in _SCORES:
+            for name in SCORES:
                 found[name] = np.asarray(batch.column(name), dtype=np.float32) if layout.scored else np.nan
-            for name in _NAMES:
+            for name in NAMES:
                 find = queries.rows if name == "query" else documents.rows
                 found[name] = _rows(batch.column(name), find)
-            if layout.scored and not all(np.isfinite(found[name]).all() for name in _SCORES):
-                _point_out(pairs.path, layout, ValueError("a score is not finite"))
+            if layout.scored and not all(np.isfinite(found[name]).all() for name in SCORES):
+                point_out(pairs.path, layout, ValueError("a score is not finite"))
             bad = (found["query"] < 0) | (found["positive"] < 0) | (found["negative"] < 0)
             if bad.any() and not unknown:
                 at = int(np.flatnonzero(bad)[0])
                 where = line + at
-                first = next(f"{name} {batch.column(name)[at].as_py()!r}" for name in _NAMES if found[name][at] < 0)
+                first = next(f"{name} {batch.column(name)[at].as_py()!r}" for name in NAMES if found[name][at] < 0)
             unknown += int(bad.sum())
             found[~bad].tofile(sink)
             line += len(batch)
@@ -283,8 +161,8 @@ def _ranges(query: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _join(lines: np.ndarray, numbers: np.ndarray, size: int, pairs: PairFile) -> _Part:
     """Each (query, document) of some lines once."""
-    keys = np.concatenate([lines["query"].astype(np.int64) * size + lines[name] for name in _NAMES[1:]])
-    scores = np.concatenate([lines[name] for name in _SCORES])
+    keys = np.concatenate([lines["query"].astype(np.int64) * size + lines[name] for name in NAMES[1:]])
+    scores = np.concatenate([lines[name] for name in SCORES])
     is_positive = np.arange(len(keys)) < len(lines)
     distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     positive = np.bincount(inverse, is_positive) > 0
