@@ -16,7 +16,7 @@ quickstart: $(VENV)/.base
 	$(BIN)/rtk quickstart --out quickstart --overwrite
 
 test: $(VENV)/.all
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15
 
 check: $(VENV)/.all
 	$(BIN)/ruff format --check .

@@ -5,7 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import socket
 import string
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +126,43 @@ def tiny_cross_encoder(tiny_models: Path) -> Any:
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(str(tiny_models / "cross_encoder"), device="cpu")
+
+
+# --- processes ---
+
+
+@pytest.fixture(scope="session")
+def run_on_ranks() -> Callable[..., None]:
+    """`run_on_ranks(script, *arguments, processes=2, environment=None)`: run a Python file in one process, or in
+    several gloo processes that torchrun starts on a free port of this machine."""
+
+    def run(script: Path, *arguments: object, processes: int = 2, environment: dict[str, str] | None = None) -> None:
+        start: list[str] = []
+        if processes > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            start = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
+            start += [f"--master-port={port}"]
+        command = [sys.executable, *start, str(script), *map(str, arguments)]
+        subprocess.run(command, check=True, cwd="/", env={**os.environ, **(environment or {})})
+
+    return run
+
+
+@pytest.fixture
+def without_dropout(tmp_path: Path) -> Callable[[str | Path], Path]:
+    """`without_dropout(model)`: a copy of a saved model without dropout, so that one process and two agree."""
+
+    def copy(model: str | Path) -> Path:
+        folder = tmp_path / f"{Path(model).name}-without-dropout"
+        shutil.copytree(model, folder)
+        settings = json.loads((folder / "config.json").read_text())
+        settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (folder / "config.json").write_text(json.dumps(settings))
+        return folder
+
+    return copy
 
 
 # --- collections ---

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -375,24 +372,22 @@ train(sys.argv[1])
 
 
 @pytest.mark.slow
-def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tmp_path: Path):
-    model = tmp_path / "no-dropout"
-    shutil.copytree(config["model"], model)
-    settings = json.loads((model / "config.json").read_text())
-    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (model / "config.json").write_text(json.dumps(settings))
+def test_two_processes_end_at_the_weights_of_one(
+    run_on_ranks: Callable[..., None],
+    without_dropout: Callable[[str | Path], Path],
+    config: dict[str, Any],
+    tmp_path: Path,
+):
+    model = without_dropout(config["model"])
     sgd = {"optim": "sgd", "learning_rate": 0.05, "max_steps": 4}  # Adam blows rounding up where a gradient is 0
     for processes in (1, 2):
         trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
         path = tmp_path / f"{processes}.json"
         given = {**config, "model": str(model), "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}
         path.write_text(json.dumps({**given, "evaluation": {**config["evaluation"], "every": 2}}))
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
         script = tmp_path / "one.py"
         script.write_text(_SCRIPT)
-        start = launch if processes == 2 else []
-        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/")
+        run_on_ranks(script, path, processes=processes)
     expected = state(tmp_path / "by-1")
     for name, value in state(tmp_path / "by-2").items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -308,13 +305,14 @@ trainer.train(json.loads(Path(sys.argv[1]).read_text()))
 
 
 @pytest.mark.slow
-def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tmp_path: Path):
+def test_two_processes_end_at_the_weights_of_one(
+    run_on_ranks: Callable[..., None],
+    without_dropout: Callable[[str | Path], Path],
+    config: dict[str, Any],
+    tmp_path: Path,
+):
     """Both models, with weights normalised over the batch of both processes."""
-    model = tmp_path / "no-dropout"
-    shutil.copytree(config["model"], model)
-    settings = json.loads((model / "config.json").read_text())
-    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (model / "config.json").write_text(json.dumps(settings))
+    model = without_dropout(config["model"])
     script = tmp_path / "two.py"
     script.write_text(_TWO)
     sgd = {"optim": "sgd", "learning_rate": 0.05}
@@ -324,10 +322,7 @@ def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tmp_pat
         trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 4 // processes}
         path = tmp_path / f"{processes}.json"
         path.write_text(json.dumps({**config, "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}))
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
-        start = launch if processes == 2 else []
-        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/")
+        run_on_ranks(script, path, processes=processes)
     expected, before = states(tmp_path / "by-1", 6), states(tmp_path / "by-1", 3)
     for name, value in states(tmp_path / "by-2", 6).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)

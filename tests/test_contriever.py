@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -597,12 +594,14 @@ trainer.train(json.loads(Path(sys.argv[1]).read_text()))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["moco", "infonce"])
-def test_two_processes_end_where_one_does(config: dict[str, Any], loss: str, tmp_path: Path):
-    model = tmp_path / "no-dropout"
-    shutil.copytree(config["model"], model)
-    settings = json.loads((model / "config.json").read_text())
-    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (model / "config.json").write_text(json.dumps(settings))
+def test_two_processes_end_where_one_does(
+    run_on_ranks: Callable[..., None],
+    without_dropout: Callable[[str | Path], Path],
+    config: dict[str, Any],
+    loss: str,
+    tmp_path: Path,
+):
+    model = without_dropout(config["model"])
     if loss == "infonce":
         config["loss"] = [{"name": "infonce", "similarity": "dot", "scale": 20}]
     (tmp_path / "run.py").write_text(_ONE_OR_TWO)
@@ -613,10 +612,7 @@ def test_two_processes_end_where_one_does(config: dict[str, Any], loss: str, tmp
         path = tmp_path / f"{processes}.json"
         output = tmp_path / f"by-{processes}"
         path.write_text(json.dumps({**config, "model": str(model), "trainer": trainer, "output": str(output)}))
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
-        start = launch if processes == 2 else []
-        subprocess.run([sys.executable, *start, str(tmp_path / "run.py"), str(path)], check=True, cwd="/")
+        run_on_ranks(tmp_path / "run.py", path, processes=processes)
         states.append(state(output))
     one, two = states
     assert one.keys() == two.keys()

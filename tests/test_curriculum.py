@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +299,13 @@ for config in json.loads(Path(sys.argv[1]).read_text()):
 
 
 @pytest.mark.slow
-def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tiny_models: Path, tmp_path: Path):
+def test_two_processes_end_at_the_weights_of_one(
+    run_on_ranks: Callable[..., None],
+    without_dropout: Callable[[str | Path], Path],
+    config: dict[str, Any],
+    tiny_models: Path,
+    tmp_path: Path,
+):
     from safetensors.torch import load_file
 
     script = tmp_path / "two.py"
@@ -311,14 +314,11 @@ def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tiny_mo
         "per_sample": ("contrastive", "dense", "infonce"),
         "batch_mean_product": ("cross-encoder", "cross_encoder", "lambda"),
     }
+    models = {name: without_dropout(tiny_models / name) for _, name, _ in kinds.values()}
     for processes in (1, 2):
         configs: list[dict[str, Any]] = []
         for reduction, (method, name, loss) in kinds.items():
-            model = tmp_path / f"{name}-no-dropout"
-            shutil.copytree(tiny_models / name, model, dirs_exist_ok=True)
-            settings = json.loads((model / "config.json").read_text())
-            settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-            (model / "config.json").write_text(json.dumps(settings))
+            model = models[name]
             trainer = {**config["trainer"], "optim": "sgd", "learning_rate": 0.05, "max_steps": 3}
             trainer["per_device_train_batch_size"] = 4 // processes
             changes = {"method": method, "model": str(model), "loss": [loss], "trainer": trainer}
@@ -327,10 +327,7 @@ def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tiny_mo
             configs.append({**config, **changes, "curriculum": curriculum, "output": output})
         path = tmp_path / f"{processes}.json"
         path.write_text(json.dumps(configs))
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
-        start = launch if processes == 2 else []
-        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/")
+        run_on_ranks(script, path, processes=processes)
     for reduction, (_, name, _) in kinds.items():
         one, two = (load_file(tmp_path / f"{reduction}-{count}" / "model.safetensors") for count in (1, 2))
         before = load_file(tiny_models / name / "model.safetensors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -268,12 +267,13 @@ trainer.train(json.loads(Path(sys.argv[1]).read_text()))
 
 
 @pytest.mark.slow
-def test_two_processes_end_where_one_does(config: dict[str, Any], tmp_path: Path):
-    model = tmp_path / "no-dropout"
-    shutil.copytree(config["model"], model)
-    settings = json.loads((model / "config.json").read_text())
-    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (model / "config.json").write_text(json.dumps(settings))
+def test_two_processes_end_where_one_does(
+    run_on_ranks: Callable[..., None],
+    without_dropout: Callable[[str | Path], Path],
+    config: dict[str, Any],
+    tmp_path: Path,
+):
+    model = without_dropout(config["model"])
     (tmp_path / "run.py").write_text(_ONE_OR_TWO)
     config["lora"]["dropout"] = 0.0
     for processes in (1, 2):
@@ -281,10 +281,7 @@ def test_two_processes_end_where_one_does(config: dict[str, Any], tmp_path: Path
         trainer["per_device_train_batch_size"] = 6 // processes
         path, output = tmp_path / f"{processes}.json", tmp_path / f"by-{processes}"
         path.write_text(json.dumps({**config, "model": str(model), "trainer": trainer, "output": str(output)}))
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
-        start = launch if processes == 2 else []
-        subprocess.run([sys.executable, *start, str(tmp_path / "run.py"), str(path)], check=True, cwd="/")
+        run_on_ranks(tmp_path / "run.py", path, processes=processes)
     before, one, two = (weights(folder) for folder in (model, tmp_path / "by-1", tmp_path / "by-2"))
     assert any(not torch.equal(value, before[name]) for name, value in one.items())
     for name, value in two.items():

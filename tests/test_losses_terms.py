@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,15 +110,13 @@ terms.run_one_of_two(*sys.argv[2:])
 
 
 @pytest.fixture(scope="module")
-def by_two(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> list[Any]:
+def by_two(run_on_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> list[Any]:
     """What each of two processes found, term by term."""
     folder = tmp_path_factory.mktemp("two")
     script = folder / "two.py"
     script.write_text(_TWO)
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    launch += [f"--master-port={20000 + (os.getpid() + 7) % 20000}", str(script)]
     given = [str(Path(__file__).resolve()), str(folder / "rank"), str(tiny_models / "dense")]
-    subprocess.run([sys.executable, *launch, *given], check=True, cwd="/")
+    run_on_ranks(script, *given)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 

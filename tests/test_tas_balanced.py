@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,17 +64,13 @@ def toy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def student(tiny_models: Path, tmp_path: Path) -> Path:
+def student(tiny_models: Path, tmp_path: Path, without_dropout: Callable[[str | Path], Path]) -> Path:
     """Free dot products, as the method wants them, and no dropout."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    bert = tmp_path / "bert"
-    shutil.copytree(tiny_models / "bert", bert)
-    settings = json.loads((bert / "config.json").read_text())
-    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (bert / "config.json").write_text(json.dumps(settings))
+    bert = without_dropout(tiny_models / "bert")
     model = SentenceTransformer(modules=[Transformer(str(bert)), Pooling(32, "cls")], similarity_fn_name="dot")
     model.save_pretrained(str(tmp_path / "student"), create_model_card=False)
     return tmp_path / "student"
@@ -388,7 +381,9 @@ train(json.loads(Path(sys.argv[1]).read_text()))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("losses", [["margin-mse", "in-batch-margin-mse"], LIST_LOSSES])
-def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tmp_path: Path, losses: list[str]):
+def test_two_processes_end_at_the_weights_of_one(
+    run_on_ranks: Callable[..., None], config: dict[str, Any], tmp_path: Path, losses: list[str]
+):
     teacher = {"teacher": config["loss"][1]["teacher"]}
     config["loss"] = [{"name": name, "similarity": "dot", **(teacher if "in-batch" in name else {})} for name in losses]
     config["sampling"] = {"clusters": 4}
@@ -400,11 +395,8 @@ def test_two_processes_end_at_the_weights_of_one(config: dict[str, Any], tmp_pat
         path = tmp_path / f"{processes}.json"
         given = {**config, "trainer": trainer, "evaluation": None, "output": str(tmp_path / f"by-{processes}")}
         path.write_text(json.dumps(given))
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
-        environment = {**os.environ, "RTK_CACHE": str(tmp_path / f"cache-{processes}")}
-        start = launch if processes == 2 else []
-        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/", env=environment)
+        environment = {"RTK_CACHE": str(tmp_path / f"cache-{processes}")}
+        run_on_ranks(script, path, processes=processes, environment=environment)
     one, two = (record(tmp_path / f"by-{processes}") for processes in (1, 2))
     assert one["sampling"] == two["sampling"]
     expected, before = weights(tmp_path / "by-1"), weights(Path(config["model"]))

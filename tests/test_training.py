@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -307,13 +305,11 @@ Path(config["output"] + f"-rank{os.environ.get('RANK', 0)}.json").write_text(jso
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: dict, tmp_path: Path):
+def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(
+    run_on_ranks: Callable[..., None], without_dropout: Callable[[str | Path], Path], config: dict, tmp_path: Path
+):
     """The loss gathers documents with gradient, so the mean over two processes is the gradient of one."""
-    model = tmp_path / "no-dropout"
-    shutil.copytree(config["model"], model)
-    settings = json.loads((model / "config.json").read_text())
-    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (model / "config.json").write_text(json.dumps(settings))
+    model = without_dropout(config["model"])
     script = tmp_path / "two.py"
     script.write_text(_TWO)
     sgd = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4}  # Adam blows rounding up where a gradient is 0
@@ -323,10 +319,7 @@ def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(config: d
         trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
         path = tmp_path / f"{processes}.json"
         path.write_text(json.dumps({**config, "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}))
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-        launch += [f"--master-port={20000 + os.getpid() % 20000}"]
-        start = launch if processes == 2 else []
-        subprocess.run([sys.executable, *start, str(script), str(path)], check=True, cwd="/")
+        run_on_ranks(script, path, processes=processes)
     one = json.loads((tmp_path / "by-1-rank0.json").read_text())
     halves = [json.loads((tmp_path / f"by-2-rank{rank}.json").read_text()) for rank in (0, 1)]
     for whole, first, second in zip(one, *halves, strict=True):
