@@ -181,6 +181,7 @@ def to_markdown(report: Report) -> str:
 
 def markdown_table(table: Table) -> str:
     """One table as Markdown under a heading."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.strip().replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
 

@@ -76,7 +76,7 @@ class DevEvaluator(BaseEvaluator):
         if self.family == "cross-encoder":
             assert self.candidates is not None  # the configuration check asks for a run
             return rerank_pairs(model, self.candidates, self.queries, self.collection, self.block.batch_size)
-        encoder = as_encoder(model, query_length=self.lengths.query, document_length=self.lengths.document)
+        encoder: Any = as_encoder(model, query_length=self.lengths.query, document_length=self.lengths.document)
         if self.candidates is not None:
             return _score_candidates(encoder, self.candidates, self.queries, self.collection)
         for index in self.indexes:
