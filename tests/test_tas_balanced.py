@@ -305,7 +305,9 @@ def test_other_clusters_do_not_resume(config: dict[str, Any], tmp_path: Path, mo
         train(config)
 
 
-def test_cached_gradients_and_worker_processes_change_nothing(config: dict[str, Any]):
+def test_cached_gradients_and_worker_processes_change_nothing(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """Also where tokenizers are told to use threads, as the command line does: forked workers have none of them."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     config = {**config, "evaluation": None}
     config["trainer"] |= {"max_steps": 3, "optim": "sgd", "learning_rate": 1e-3}
     plain = weights(train({**config, "output": config["output"] + "-plain"}))

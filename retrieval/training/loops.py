@@ -8,6 +8,7 @@ averaged over the processes, and its norm is clipped apart from the model's.
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -87,6 +88,7 @@ class _Loop:
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=_start_worker,
         )
         return prepare_data_loader(
             loader, device=trainer.accelerator.device, num_processes=1, process_index=0, put_on_device=True
@@ -167,6 +169,11 @@ class BiEncoderTrainer(_Loop, SentenceTransformerTrainer):
 
 class CrossEncoderLoop(_Loop, CrossEncoderTrainer):
     pass
+
+
+def _start_worker(number: int) -> None:
+    """A forked process has no threads of the tokenizer's pool: with parallelism asked for it would wait for them."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def own_parameters(loss: Any) -> list[Tensor]:
