@@ -47,6 +47,7 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self.bytes = max(self.bytes, anonymous())
 
 
 def text(row: int) -> str:

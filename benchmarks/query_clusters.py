@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tas_sampler import Peak, anonymous
+from memory import Peak, anonymous
 
 from rtk.retrieval.sampling.clustering import KMeans, k_means
 

@@ -3,9 +3,9 @@
     python benchmarks/tas_sampler.py [--queries 400000] [--negatives 100] [--clusters 2000] [--batch-size 32]
 
 Every query has one positive (every tenth two) and so many negatives, scored as by a cross-encoder. The table is written
-by another process, so that the memory is that of training: Anonymous of /proc/self/smaps_rollup, at its peak while the
-margins are sorted, and while batches are drawn. Mapped pages, which the kernel can drop, do not count. Aims at
-40 million pairs: at most 0.2 ms a batch of 32 (median), at most 1.5 GB.
+by another process, so that the memory is that of training: RssAnon of /proc/self/status, at its peak while the margins
+are sorted, and while batches are drawn. Mapped pages, which the kernel can drop, do not count. Aims at 40 million
+pairs: at most 0.2 ms a batch of 32 (median), at most 1.5 GB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
+from memory import Peak, anonymous  # the neighbour, found because it lies beside this script
 
 from rtk.ids import Ids
 from rtk.retrieval.sampling import Clusters, TopicAwareSampler
@@ -31,33 +31,6 @@ from rtk.retrieval.sampling.topic_aware import TopicAware
 from rtk.retrieval.training.examples import TableReport, TrainingTable
 
 DOCUMENTS = 8_841_823
-
-
-def anonymous() -> int:
-    """Anonymous memory of this process in bytes."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this kernel's /proc/self/smaps_rollup has no Anonymous")
-
-
-class Peak:
-    """The greatest anonymous memory seen by a thread that looks fifty times a second."""
-
-    def __enter__(self) -> Peak:
-        self.bytes, self._stop = anonymous(), threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            self.bytes = max(self.bytes, anonymous())
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.bytes = max(self.bytes, anonymous())
 
 
 def make_table(folder: Path, queries: int, negatives: int) -> None:
