@@ -163,7 +163,7 @@ from rtk.indexes import BuildPlan, build_lexical, parse_backend
 
 def texts(start, stop):
     Path(sys.argv[2]).touch()
-    time.sleep(0.05)
+    time.sleep(0.3)
     return [f"word{row} word{row % 7} common" for row in range(start, stop)]
 
 build_lexical(sys.argv[1], Ids([f"d{row}" for row in range(400)]), texts,

@@ -103,18 +103,19 @@ class _Examples:
         texts = [flat[start : start + shape[1]] for start in range(0, len(flat), shape[1])]
         if self.texts:
             side |= {"query_texts": queries, "document_texts": texts}
-        return self._rows(queries, texts, side, table, draw, mine)
+        side |= self._more(table, draw, mine)
+        return [
+            (self._columns(query, documents), {name: values[at] for name, values in side.items()})
+            for at, (query, documents) in enumerate(zip(queries, texts, strict=True))
+        ]
 
-    def _rows(
-        self,
-        queries: list[str],
-        texts: list[list[str]],
-        side: dict[str, Any],
-        table: TrainingTable,
-        draw: Draw,
-        mine: slice,
-    ) -> list[Row]:
+    def _columns(self, query: str, documents: list[str]) -> dict[str, Any]:
+        """What the collator makes model inputs of, for one example."""
         raise NotImplementedError
+
+    def _more(self, table: TrainingTable, draw: Draw, mine: slice) -> dict[str, np.ndarray]:
+        """Side values that only some examples have."""
+        return {}
 
     def qids(self, number: int) -> list[str]:
         """Query ids of a batch, for messages."""
@@ -125,42 +126,19 @@ class _Examples:
 class DenseExamples(_Examples):
     """Columns query, positive, negative_1 …, and which documents of the batch may count as a query's negatives."""
 
-    def _rows(
-        self,
-        queries: list[str],
-        texts: list[list[str]],
-        side: dict[str, Any],
-        table: TrainingTable,
-        draw: Draw,
-        mine: slice,
-    ) -> list[Row]:
-        side = {**side, "allowed": allowed_documents(table, draw, mine)}
-        names = ["positive", *(f"negative_{number}" for number in range(1, draw.documents.shape[1]))]
-        return [
-            (
-                {"query": query, **dict(zip(names, row, strict=True))},
-                {name: values[at] for name, values in side.items()},
-            )
-            for at, (query, row) in enumerate(zip(queries, texts, strict=True))
-        ]
+    def _columns(self, query: str, documents: list[str]) -> dict[str, Any]:
+        names = ["positive", *(f"negative_{number}" for number in range(1, len(documents)))]
+        return {"query": query, **dict(zip(names, documents, strict=True))}
+
+    def _more(self, table: TrainingTable, draw: Draw, mine: slice) -> dict[str, np.ndarray]:
+        return {"allowed": allowed_documents(table, draw, mine)}
 
 
 class CandidateExamples(_Examples):
     """Columns query and documents (a list, the positive first)."""
 
-    def _rows(
-        self,
-        queries: list[str],
-        texts: list[list[str]],
-        side: dict[str, Any],
-        table: TrainingTable,
-        draw: Draw,
-        mine: slice,
-    ) -> list[Row]:
-        return [
-            ({"query": query, "documents": row}, {name: values[at] for name, values in side.items()})
-            for at, (query, row) in enumerate(zip(queries, texts, strict=True))
-        ]
+    def _columns(self, query: str, documents: list[str]) -> dict[str, Any]:
+        return {"query": query, "documents": documents}
 
 
 def _at_entries(values: np.ndarray, draw: Draw) -> np.ndarray:
