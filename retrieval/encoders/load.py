@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.util import load_file_path
+from transformers import AutoTokenizer
 
 from ...errors import ConfigError, MissingExtra
 from ...extras import EXTRAS
@@ -20,7 +21,16 @@ from .adapters import DenseAdapter, MultiVectorAdapter, SparseAdapter, as_encode
 from .batching import Batching
 from .sides import Task, transformer_of
 
-__all__ = ["MINILM", "Backend", "Dtype", "EncoderSource", "Quantise", "load_encoder", "load_minilm_path"]
+__all__ = [
+    "MINILM",
+    "Backend",
+    "Dtype",
+    "EncoderSource",
+    "Quantise",
+    "load_encoder",
+    "load_minilm_path",
+    "load_tokenizer",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +170,28 @@ def load_minilm_path() -> Path:
     if found is None or not found.submodule_search_locations:
         raise MissingExtra(f"the encoder 'minilm' is not installed. Run: {EXTRAS['minilm'].install}")
     return Path(found.submodule_search_locations[0]) / "model"
+
+
+def load_tokenizer(spec: str | Path) -> Any:
+    """The tokenizer of a model's documents, without the model's weights where it lies beside them.
+
+    Args:
+        spec: as for `load_encoder`; a plain transformers folder will do.
+
+    Raises:
+        ConfigError: no such model, or one without a tokenizer.
+    """
+    path = str(load_minilm_path()) if str(spec) == MINILM else str(spec)
+    _refuse_missing_folder(path)
+    if Path(path, "modules.json").is_file() and not Path(path, "tokenizer_config.json").is_file():
+        reader = transformer_of(load_encoder(path, device="cpu").model, "document")  # it lies in a route's folder
+        if reader is None:
+            raise ConfigError(f"the documents of {spec} are not read by a transformer; it has no tokenizer")
+        return reader.tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no tokenizer at {spec!r}: {str(error).splitlines()[0]}") from error
 
 
 def _load_model(path: str, source: EncoderSource) -> Any:
