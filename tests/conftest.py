@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import shutil
 import socket
 import string
@@ -260,3 +261,89 @@ def scored_table(beir_folder: Callable[..., Path]) -> Callable[..., Any]:
         return make_table(open_collection(folder), "train", RoleRuns((negatives,), {"cat": run} if teacher else {}))
 
     return make
+
+
+# --- training runs ---
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`interrupted(config, at)`: train until the loss of step `at` + 1, as if the process had been killed
+    there."""
+    from rtk.retrieval.training import loops
+    from rtk.retrieval.training.trainer import train
+
+    def run(config: Any, at: int) -> None:
+        original = loops._Loop.compute_loss
+
+        def stop(self: Any, *given: Any, **settings: Any) -> Any:
+            if self.state.global_step == at:
+                raise KeyboardInterrupt
+            return original(self, *given, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loops._Loop, "compute_loss", stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(config)
+
+    return run
+
+
+_TRAIN = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from rtk.retrieval.training.trainer import train
+for config in json.loads(Path(sys.argv[1]).read_text()):
+    train(config)
+"""
+
+
+@pytest.fixture
+def train_on_ranks(run_on_ranks: Callable[..., None], tmp_path: Path) -> Callable[..., list[Path]]:
+    """`train_on_ranks(config, batch, **trainer)`: the outputs of one process and of two that share its batches.
+
+    `batch` is the size over all processes; `trainer` are further arguments of the trainer. Plain gradient descent
+    unless told otherwise, because Adam blows rounding up where a gradient is 0. `environment(processes)` adds to the
+    processes' environment, `script` runs in place of a plain training of the configurations in the file it is given.
+    """
+
+    def run(
+        config: dict[str, Any], batch: int, *, environment: Any = None, script: str = _TRAIN, **trainer: Any
+    ) -> list[Path]:
+        (tmp_path / "train.py").write_text(script)
+        outputs: list[Path] = []
+        for processes in (1, 2):
+            settings = {**config["trainer"], "optim": "sgd", **trainer}
+            settings["per_device_train_batch_size"] = batch // processes
+            outputs.append(Path(f"{config['output']}-by-{processes}"))
+            path = tmp_path / f"{processes}.json"
+            path.write_text(json.dumps([{**config, "trainer": settings, "output": str(outputs[-1])}]))
+            more = environment(processes) if environment else None
+            run_on_ranks(tmp_path / "train.py", path, processes=processes, environment=more)
+        return outputs
+
+    return run
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def rtk(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], tuple[int, str, str]]:
+    """`rtk("index folder --out x")` → (exit code, stdout, stderr), run inside `tmp_path`."""
+    from rtk.retrieval.cli.main import run as program
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(line: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            program(shlex.split(line))
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return call

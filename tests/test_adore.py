@@ -362,33 +362,13 @@ def test_the_documented_configurations_are_whole(section: str, tmp_path: Path, m
     assert load_config("c.yaml").method == section.lower()
 
 
-_SCRIPT = """
-import sys
-import torch
-torch.set_num_threads(1)
-from rtk.retrieval.training.trainer import train
-train(sys.argv[1])
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_end_at_the_weights_of_one(
-    run_on_ranks: Callable[..., None],
-    without_dropout: Callable[[str | Path], Path],
-    config: dict[str, Any],
-    tmp_path: Path,
+    train_on_ranks: Callable[..., list[Path]], without_dropout: Callable[[str | Path], Path], config: dict[str, Any]
 ):
-    model = without_dropout(config["model"])
-    sgd = {"optim": "sgd", "learning_rate": 0.05, "max_steps": 4}  # Adam blows rounding up where a gradient is 0
-    for processes in (1, 2):
-        trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
-        path = tmp_path / f"{processes}.json"
-        given = {**config, "model": str(model), "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}
-        path.write_text(json.dumps({**given, "evaluation": {**config["evaluation"], "every": 2}}))
-        script = tmp_path / "one.py"
-        script.write_text(_SCRIPT)
-        run_on_ranks(script, path, processes=processes)
-    expected = state(tmp_path / "by-1")
-    for name, value in state(tmp_path / "by-2").items():
+    config |= {"model": str(without_dropout(config["model"])), "evaluation": {**config["evaluation"], "every": 2}}
+    one, two = train_on_ranks(config, 6, learning_rate=0.05, max_steps=4)
+    expected = state(one)
+    for name, value in state(two).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
-    assert record(tmp_path / "by-2")["evaluations"] == record(tmp_path / "by-1")["evaluations"]
+    assert record(two)["evaluations"] == record(one)["evaluations"]

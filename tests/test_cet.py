@@ -235,23 +235,11 @@ def test_weights_are_of_the_other_model_in_evaluation_mode_before_the_step(confi
 
 
 @pytest.mark.parametrize("kind", ["models", "features"])
-def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch):
-    from rtk.retrieval.training import loops
-
+def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], kind: str, interrupted: Callable[..., None]):
     if kind == "features":
         config["loss"] = [{"name": "cet", "selection_features": ["rank", "score"]}]
     whole = train({**config, "output": config["output"] + "-whole"})
-    original = loops._Loop.compute_loss
-
-    def stop(self: Any, *given: Any, **settings: Any) -> Any:
-        if self.state.global_step == 4:
-            raise KeyboardInterrupt
-        return original(self, *given, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loops._Loop, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    interrupted(config, 4)
     halves = train(config)
     expected = states(whole, 6)
     assert any(name.startswith("selection.encoder") for name in expected)
@@ -293,43 +281,21 @@ def test_features_need_a_first_stage(config: dict[str, Any]):
         train(config)
 
 
-_TWO = """
-import json, sys
-import torch
-import yaml
-from pathlib import Path
-torch.set_num_threads(1)
-from rtk.retrieval.training import trainer
-trainer.train(json.loads(Path(sys.argv[1]).read_text()))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_end_at_the_weights_of_one(
-    run_on_ranks: Callable[..., None],
-    without_dropout: Callable[[str | Path], Path],
-    config: dict[str, Any],
-    tmp_path: Path,
+    train_on_ranks: Callable[..., list[Path]], without_dropout: Callable[[str | Path], Path], config: dict[str, Any]
 ):
     """Both models, with weights normalised over the batch of both processes."""
-    model = without_dropout(config["model"])
-    script = tmp_path / "two.py"
-    script.write_text(_TWO)
-    sgd = {"optim": "sgd", "learning_rate": 0.05}
-    config |= {"model": str(model)}
+    config["model"] = str(without_dropout(config["model"]))
     config["loss"] = [{"name": "cet", "self_normalise": True, "selection_features": ["rank", "score"]}]
-    for processes in (1, 2):
-        trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 4 // processes}
-        path = tmp_path / f"{processes}.json"
-        path.write_text(json.dumps({**config, "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}))
-        run_on_ranks(script, path, processes=processes)
-    expected, before = states(tmp_path / "by-1", 6), states(tmp_path / "by-1", 3)
-    for name, value in states(tmp_path / "by-2", 6).items():
+    outputs = train_on_ranks(config, 4, learning_rate=0.05)
+    expected, before = states(outputs[0], 6), states(outputs[0], 3)
+    for name, value in states(outputs[1], 6).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
     moved = [name for name, value in expected.items() if not torch.equal(value, before[name])]
     assert any(name.startswith("selection.encoder") for name in moved)
     assert any(name.startswith("selection.head") for name in moved)
-    one, two = (logged(tmp_path / f"by-{count}", 6)[0] for count in (1, 2))
+    one, two = (logged(output, 6)[0] for output in outputs)
     for name in ("cet-rank-correlation", "cet-relevance-weight-median", "cet-selection-weight-max"):
         assert two[name] == pytest.approx(one[name], rel=1e-4), "told of the whole batch"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,24 +10,8 @@ from pathlib import Path
 import pytest
 
 from rtk import extras
-from rtk.retrieval.cli.main import run as program
 
-VERBS = ("index", "search", "rerank", "train", "eval", "encode", "mine", "fuse", "soup", "quickstart", "doctor")
-
-
-@pytest.fixture
-def rtk(capsys, tmp_path, monkeypatch):
-    """`rtk("index folder --out x")` → (exit code, stdout, stderr), run inside `tmp_path`."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            program(shlex.split(line))
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
+VERBS = ("index", "search", "rerank", "train", "eval", "encode", "mine", "fuse", "idf", "soup", "quickstart", "doctor")
 
 
 @pytest.fixture

@@ -476,23 +476,6 @@ def state(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "model.safetensors") | {f"loss.{name}": value for name, value in loss.items()}
 
 
-def stopped(config: dict[str, Any], at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until the loss of step `at` + 1, as if the process had been killed there."""
-    from rtk.retrieval.training import loops
-
-    original = loops._Loop.compute_loss
-
-    def stop(self: Any, *given: Any, **settings: Any) -> Any:
-        if self.state.global_step == at:
-            raise KeyboardInterrupt
-        return original(self, *given, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loops._Loop, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-
-
 def test_pre_training_writes_a_model_with_free_lengths_and_says_what_it_did(config: dict[str, Any]):
     from sentence_transformers import SentenceTransformer
 
@@ -526,12 +509,12 @@ def test_pre_training_learns_to_tell_its_own_key_from_others(config: dict[str, A
 
 
 @pytest.mark.parametrize("loss", ["moco", "infonce"])
-def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], loss: str, monkeypatch: pytest.MonkeyPatch):
+def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], loss: str, interrupted: Callable[..., None]):
     if loss == "infonce":
         config["loss"] = [{"name": "infonce", "similarity": "dot", "scale": 20}]
     config["trainer"]["max_steps"] = 10
     whole = state(train({**config, "output": config["output"] + "-whole"}))
-    stopped(config, 6, monkeypatch)
+    interrupted(config, 6)
     halves = state(train(config))
     assert halves.keys() == whole.keys()
     assert ("loss.queue" in whole) == (loss == "moco")
@@ -583,37 +566,18 @@ def test_normalisation_that_is_not_there_cannot_be_dropped(config: dict[str, Any
         train({**config, "model": str(tiny_models / "bert")})
 
 
-_ONE_OR_TWO = """
-import json, sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from rtk.retrieval.training import trainer
-trainer.train(json.loads(Path(sys.argv[1]).read_text()))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["moco", "infonce"])
 def test_two_processes_end_where_one_does(
-    run_on_ranks: Callable[..., None],
+    train_on_ranks: Callable[..., list[Path]],
     without_dropout: Callable[[str | Path], Path],
     config: dict[str, Any],
     loss: str,
-    tmp_path: Path,
 ):
-    model = without_dropout(config["model"])
+    config["model"] = str(without_dropout(config["model"]))
     if loss == "infonce":
         config["loss"] = [{"name": "infonce", "similarity": "dot", "scale": 20}]
-    (tmp_path / "run.py").write_text(_ONE_OR_TWO)
-    states = []
-    for processes in (1, 2):
-        trainer = config["trainer"] | {"optim": "sgd", "learning_rate": 0.01, "max_steps": 4}
-        trainer["per_device_train_batch_size"] = 8 // processes
-        path = tmp_path / f"{processes}.json"
-        output = tmp_path / f"by-{processes}"
-        path.write_text(json.dumps({**config, "model": str(model), "trainer": trainer, "output": str(output)}))
-        run_on_ranks(tmp_path / "run.py", path, processes=processes)
-        states.append(state(output))
+    states = [state(output) for output in train_on_ranks(config, 8, learning_rate=0.01, max_steps=4)]
     one, two = states
     assert one.keys() == two.keys()
     for name, value in two.items():

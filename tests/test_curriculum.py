@@ -239,23 +239,11 @@ def test_pointwise_weights_multiply_documents(config):
     assert value == pytest.approx((costs * weights).mean().item(), rel=1e-5)
 
 
-def test_the_weight_fades_by_the_batchs_number_also_after_a_resume(config, monkeypatch):
+def test_the_weight_fades_by_the_batchs_number_also_after_a_resume(config, interrupted):
     from safetensors.torch import load_file
 
-    from rtk.retrieval.training import loops
-
     whole = train({**config, "output": config["output"] + "-whole"})
-    original = loops._Loop.compute_loss
-
-    def stop(self: Any, *given: Any, **settings: Any) -> Any:
-        if self.state.global_step == 4:
-            raise KeyboardInterrupt
-        return original(self, *given, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loops._Loop, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
+    interrupted(config, 4)
     halves = train(config)
     ends = [load_file(output / "model.safetensors") for output in (whole, halves)]
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
@@ -287,50 +275,31 @@ def test_a_curriculum_needs_a_first_stage(config):
         load(config)
 
 
-_TWO = """
-import json, sys
-import torch
-from pathlib import Path
-torch.set_num_threads(1)
-from rtk.retrieval.training import trainer
-for config in json.loads(Path(sys.argv[1]).read_text()):
-    trainer.train(config)
-"""
-
-
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reduction", "method", "name", "loss"),
+    [
+        ("per_sample", "contrastive", "dense", "infonce"),
+        ("batch_mean_product", "cross-encoder", "cross_encoder", "lambda"),
+    ],
+)
 def test_two_processes_end_at_the_weights_of_one(
-    run_on_ranks: Callable[..., None],
+    train_on_ranks: Callable[..., list[Path]],
     without_dropout: Callable[[str | Path], Path],
     config: dict[str, Any],
     tiny_models: Path,
-    tmp_path: Path,
+    reduction: str,
+    method: str,
+    name: str,
+    loss: str,
 ):
     from safetensors.torch import load_file
 
-    script = tmp_path / "two.py"
-    script.write_text(_TWO)
-    kinds = {
-        "per_sample": ("contrastive", "dense", "infonce"),
-        "batch_mean_product": ("cross-encoder", "cross_encoder", "lambda"),
-    }
-    models = {name: without_dropout(tiny_models / name) for _, name, _ in kinds.values()}
-    for processes in (1, 2):
-        configs: list[dict[str, Any]] = []
-        for reduction, (method, name, loss) in kinds.items():
-            model = models[name]
-            trainer = {**config["trainer"], "optim": "sgd", "learning_rate": 0.05, "max_steps": 3}
-            trainer["per_device_train_batch_size"] = 4 // processes
-            changes = {"method": method, "model": str(model), "loss": [loss], "trainer": trainer}
-            curriculum = {**config["curriculum"], "reduction": reduction}
-            output = str(tmp_path / f"{reduction}-{processes}")
-            configs.append({**config, **changes, "curriculum": curriculum, "output": output})
-        path = tmp_path / f"{processes}.json"
-        path.write_text(json.dumps(configs))
-        run_on_ranks(script, path, processes=processes)
-    for reduction, (_, name, _) in kinds.items():
-        one, two = (load_file(tmp_path / f"{reduction}-{count}" / "model.safetensors") for count in (1, 2))
-        before = load_file(tiny_models / name / "model.safetensors")
-        assert any(not torch.equal(value, before[key]) for key, value in one.items() if key in before)
-        for key, value in two.items():
-            torch.testing.assert_close(value, one[key], rtol=1e-4, atol=1e-6)
+    config |= {"method": method, "model": str(without_dropout(tiny_models / name)), "loss": [loss]}
+    config["curriculum"]["reduction"] = reduction
+    outputs = train_on_ranks(config, 4, learning_rate=0.05, max_steps=3)
+    one, two = (load_file(output / "model.safetensors") for output in outputs)
+    before = load_file(tiny_models / name / "model.safetensors")
+    assert any(not torch.equal(value, before[key]) for key, value in one.items() if key in before)
+    for key, value in two.items():
+        torch.testing.assert_close(value, one[key], rtol=1e-4, atol=1e-6)

@@ -101,23 +101,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def stopped(config: dict[str, Any], at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until the loss of step `at` + 1, as if the process had been killed there."""
-    from rtk.retrieval.training import loops
-
-    original = loops._Loop.compute_loss
-
-    def stop(self: Any, *given: Any, **settings: Any) -> Any:
-        if self.state.global_step == at:
-            raise KeyboardInterrupt
-        return original(self, *given, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loops._Loop, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-
-
 def with_lora(model: Any, **settings: Any) -> Any:
     """The model with adapters that are not zero, as after some training."""
     from rtk.retrieval.training.blocks import Lora
@@ -238,7 +221,7 @@ METHODS: dict[str, Callable[..., dict[str, Any]]] = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    config: dict[str, Any], tiny_models: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any], tiny_models: Path, method: str, interrupted: Callable[..., None]
 ):
     import sentence_transformers
 
@@ -246,7 +229,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     reranker = method in ("cross-encoder", "cet")
     load = sentence_transformers.CrossEncoder if reranker else sentence_transformers.SentenceTransformer
     whole = load(str(train({**config, "output": config["output"] + "-whole"})), device="cpu").state_dict()
-    stopped(config, 6, monkeypatch)
+    interrupted(config, 6)
     halves = load(str(train(config)), device="cpu").state_dict()
     assert halves.keys() == whole.keys()
     assert not any("lora" in name for name in whole)
@@ -257,32 +240,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     )
 
 
-_ONE_OR_TWO = """
-import json, sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from rtk.retrieval.training import trainer
-trainer.train(json.loads(Path(sys.argv[1]).read_text()))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_end_where_one_does(
-    run_on_ranks: Callable[..., None],
-    without_dropout: Callable[[str | Path], Path],
-    config: dict[str, Any],
-    tmp_path: Path,
+    train_on_ranks: Callable[..., list[Path]], without_dropout: Callable[[str | Path], Path], config: dict[str, Any]
 ):
     model = without_dropout(config["model"])
-    (tmp_path / "run.py").write_text(_ONE_OR_TWO)
     config["lora"]["dropout"] = 0.0
-    for processes in (1, 2):
-        trainer = {**config["trainer"], "optim": "sgd", "learning_rate": 0.1, "max_steps": 4}
-        trainer["per_device_train_batch_size"] = 6 // processes
-        path, output = tmp_path / f"{processes}.json", tmp_path / f"by-{processes}"
-        path.write_text(json.dumps({**config, "model": str(model), "trainer": trainer, "output": str(output)}))
-        run_on_ranks(tmp_path / "run.py", path, processes=processes)
-    before, one, two = (weights(folder) for folder in (model, tmp_path / "by-1", tmp_path / "by-2"))
+    outputs = train_on_ranks({**config, "model": str(model)}, 6, learning_rate=0.1, max_steps=4)
+    before, one, two = (weights(folder) for folder in (model, *outputs))
     assert any(not torch.equal(value, before[name]) for name, value in one.items())
     for name, value in two.items():
         torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from rtk.eval.judgments import Judgments
 from rtk.eval.qrels import read_qrels
 from rtk.eval.run import Run
 from rtk.ids import Ids
-from rtk.retrieval.cli.main import run as program
 from rtk.retrieval.mining import mine, pseudo_positives, write_trace
 from rtk.retrieval.mining.candidates import needed_depth
 
@@ -211,20 +209,6 @@ def test_the_report_by_query_adds_up(tmp_path):
 
 
 # --- the command ---
-
-
-@pytest.fixture
-def rtk(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            program(shlex.split(line))
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -265,24 +265,7 @@ def test_more_clusters_than_queries_are_refused(config: dict[str, Any]):
         train({**config, "evaluation": None})
 
 
-def interrupted(config: dict[str, Any], at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run `config` until the loss of step `at` + 1, as if the process had been killed there."""
-    from rtk.retrieval.training import loops
-
-    original = loops._Loop.compute_loss
-
-    def stop(self: Any, *given: Any, **settings: Any) -> Any:
-        if self.state.global_step == at:
-            raise KeyboardInterrupt
-        return original(self, *given, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loops._Loop, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-
-
-def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], interrupted: Callable[..., None]):
     config["sampling"] = {"clusters": 4}
     config["loss"] = [  # cosines with scales that are trained beside the model
         {"name": "margin-mse", "similarity": "cosine"},
@@ -290,15 +273,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config: dict[str, Any], monkey
     ]
     config["trainer"]["max_steps"] = 10
     whole = train({**config, "output": config["output"] + "-whole"})
-    interrupted(config, 7, monkeypatch)
+    interrupted(config, 7)
     halves = train(config)
     expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(halves).items())
     assert record(halves)["evaluations"] == record(whole)["evaluations"]
 
 
-def test_other_clusters_do_not_resume(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    interrupted(config, 4, monkeypatch)
+def test_other_clusters_do_not_resume(config: dict[str, Any], tmp_path: Path, interrupted: Callable[..., None]):
+    interrupted(config, 4)
     path = tmp_path / "clusters.txt"
     path.write_text(path.read_text().replace("\n", " ", 1))
     with pytest.raises(ConfigError, match=r"sampling\.0\.fingerprint"):
@@ -371,37 +354,25 @@ def test_a_teacher_that_misses_pairs_stops_the_training(config: dict[str, Any], 
         train(config)
 
 
-_RUN = """
-import json, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from rtk.retrieval.training.trainer import train
-train(json.loads(Path(sys.argv[1]).read_text()))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("losses", [["margin-mse", "in-batch-margin-mse"], LIST_LOSSES])
 def test_two_processes_end_at_the_weights_of_one(
-    run_on_ranks: Callable[..., None], config: dict[str, Any], tmp_path: Path, losses: list[str]
+    train_on_ranks: Callable[..., list[Path]], config: dict[str, Any], tmp_path: Path, losses: list[str]
 ):
     teacher = {"teacher": config["loss"][1]["teacher"]}
     config["loss"] = [{"name": name, "similarity": "dot", **(teacher if "in-batch" in name else {})} for name in losses]
-    config["sampling"] = {"clusters": 4}
-    script = tmp_path / "run.py"
-    script.write_text(_RUN)
-    sgd = {"optim": "sgd", "learning_rate": 1e-3, "max_steps": 3, "lr_scheduler_type": "constant"}
-    for processes in (1, 2):
-        trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
-        path = tmp_path / f"{processes}.json"
-        given = {**config, "trainer": trainer, "evaluation": None, "output": str(tmp_path / f"by-{processes}")}
-        path.write_text(json.dumps(given))
-        environment = {"RTK_CACHE": str(tmp_path / f"cache-{processes}")}
-        run_on_ranks(script, path, processes=processes, environment=environment)
-    one, two = (record(tmp_path / f"by-{processes}") for processes in (1, 2))
+    config |= {"sampling": {"clusters": 4}, "evaluation": None}
+    outputs = train_on_ranks(
+        config,
+        6,
+        environment=lambda processes: {"RTK_CACHE": str(tmp_path / f"cache-{processes}")},
+        learning_rate=1e-3,
+        max_steps=3,
+        lr_scheduler_type="constant",
+    )
+    one, two = map(record, outputs)
     assert one["sampling"] == two["sampling"]
-    expected, before = weights(tmp_path / "by-1"), weights(Path(config["model"]))
+    expected, before = weights(outputs[0]), weights(Path(config["model"]))
     assert any((expected[name] - before[name]).abs().max() > 1e-4 for name in expected)
-    for name, value in weights(tmp_path / "by-2").items():
+    for name, value in weights(outputs[1]).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)

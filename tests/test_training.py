@@ -150,23 +150,6 @@ def test_the_best_checkpoint_is_kept_and_patience_stops(config: dict):
     assert all(torch.equal(value, weights(best)[name]) for name, value in weights(output).items())
 
 
-def interrupted(config: dict, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run `config` until the loss of step `at` + 1, as if the process had been killed there."""
-    from rtk.retrieval.training import loops
-
-    original = loops._Loop.compute_loss
-
-    def stop(self: Any, *given: Any, **settings: Any) -> Any:
-        if self.state.global_step == at:
-            raise KeyboardInterrupt
-        return original(self, *given, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loops._Loop, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-
-
 def loss_state(output: Path, step: int) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
@@ -175,7 +158,7 @@ def loss_state(output: Path, step: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["contrastive", "cross-encoder", "learned scale"])
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    config: dict, tiny_models: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    config: dict, tiny_models: Path, kind: str, interrupted: Callable[..., None]
 ):
     if kind == "cross-encoder":
         config = reranker(config, tiny_models, "listnet")
@@ -183,7 +166,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         config["loss"] = [{"name": "infonce", "learn_scale": True}]
     config["trainer"]["max_steps"] = 12
     whole = train({**config, "output": config["output"] + "-whole"})
-    interrupted(config, 7, monkeypatch)  # the checkpoint of step 6 is in the middle of the third epoch's batches
+    interrupted(config, 7)  # the checkpoint of step 6 is in the middle of the third epoch's batches
     assert record(Path(config["output"]))["status"] == "running"
     halves = train(config)
     expected = weights(whole)
@@ -206,15 +189,15 @@ def test_matryoshka_sums_the_loss_over_truncations(config: dict):
         train({**config, "output": config["output"] + "2", "matryoshka": {"dims": [16]}})
 
 
-def test_another_configuration_does_not_resume(config: dict, monkeypatch: pytest.MonkeyPatch):
-    interrupted(config, 4, monkeypatch)
+def test_another_configuration_does_not_resume(config: dict, interrupted: Callable[..., None]):
+    interrupted(config, 4)
     with pytest.raises(ConfigError) as caught:
         train(config, "seed=1", "trainer.learning_rate=1e-4", "trainer.logging_steps=7")
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["trainer.learning_rate", "seed"]
 
 
-def test_other_data_do_not_resume(config: dict, toy: Path, monkeypatch: pytest.MonkeyPatch):
-    interrupted(config, 4, monkeypatch)
+def test_other_data_do_not_resume(config: dict, toy: Path, interrupted: Callable[..., None]):
+    interrupted(config, 4)
     qrels = toy / "qrels" / "train.tsv"
     qrels.write_text(qrels.read_text() + "q0\td3\t1\n")
     with pytest.raises(ConfigError, match=r"data\.0\.fingerprint"):
@@ -283,7 +266,7 @@ def test_yaml_file_and_lengths(config: dict, tmp_path: Path):
     assert batch["negative_1_input_ids"].shape[1] == 2
 
 
-_TWO = """
+_WATCHED = """
 import json, sys
 import torch
 from pathlib import Path
@@ -297,7 +280,7 @@ def watch(self, model, inputs, *rest, **settings):
     return original(self, model, inputs, *rest, **settings)
 
 loops._Loop.compute_loss = watch
-config = json.loads(Path(sys.argv[1]).read_text())
+[config] = json.loads(Path(sys.argv[1]).read_text())
 trainer.train(config)
 import os
 Path(config["output"] + f"-rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(seen))
@@ -306,32 +289,25 @@ Path(config["output"] + f"-rank{os.environ.get('RANK', 0)}.json").write_text(jso
 
 @pytest.mark.slow
 def test_two_processes_share_the_batches_of_one_and_end_at_its_weights(
-    run_on_ranks: Callable[..., None], without_dropout: Callable[[str | Path], Path], config: dict, tmp_path: Path
+    train_on_ranks: Callable[..., list[Path]], without_dropout: Callable[[str | Path], Path], config: dict
 ):
     """The loss gathers documents with gradient, so the mean over two processes is the gradient of one."""
-    model = without_dropout(config["model"])
-    script = tmp_path / "two.py"
-    script.write_text(_TWO)
-    sgd = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4}  # Adam blows rounding up where a gradient is 0
-    config = {**config, "model": str(model), "evaluation": {**config["evaluation"], "every": 2}}
+    config = {**config, "evaluation": {**config["evaluation"], "every": 2}}
+    config["model"] = str(without_dropout(config["model"]))
     config["loss"] = [{"name": "infonce", "learn_scale": True}]  # a parameter of the loss, which DDP knows nothing of
-    for processes in (1, 2):
-        trainer = {**config["trainer"], **sgd, "per_device_train_batch_size": 6 // processes}
-        path = tmp_path / f"{processes}.json"
-        path.write_text(json.dumps({**config, "trainer": trainer, "output": str(tmp_path / f"by-{processes}")}))
-        run_on_ranks(script, path, processes=processes)
-    one = json.loads((tmp_path / "by-1-rank0.json").read_text())
-    halves = [json.loads((tmp_path / f"by-2-rank{rank}.json").read_text()) for rank in (0, 1)]
+    by_one, by_two = train_on_ranks(config, 6, script=_WATCHED, learning_rate=0.1, max_steps=4)
+    one = json.loads(Path(f"{by_one}-rank0.json").read_text())
+    halves = [json.loads(Path(f"{by_two}-rank{rank}.json").read_text()) for rank in (0, 1)]
     for whole, first, second in zip(one, *halves, strict=True):
         assert whole[0] == first[0] == second[0]
         assert whole[1] == first[1] + second[1]
-    expected = weights(tmp_path / "by-1")
-    for name, value in weights(tmp_path / "by-2").items():
+    expected = weights(by_one)
+    for name, value in weights(by_two).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
-    scales = [loss_state(tmp_path / f"by-{count}", 4)["stateful.0.scorer.log_scale"] for count in (1, 2)]
+    scales = [loss_state(output, 4)["stateful.0.scorer.log_scale"] for output in (by_one, by_two)]
     torch.testing.assert_close(scales[0], scales[1], rtol=1e-5, atol=0)
     assert float(scales[0]) != float(torch.tensor(20.0).log())
-    assert record(tmp_path / "by-2")["processes"] == 2
+    assert record(by_two)["processes"] == 2
 
 
 def test_pooling_is_changed_and_saved(config: dict, tiny_models: Path):

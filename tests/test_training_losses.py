@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "model.safetensors")
 
 
-def test_lamb_trains_and_resumes_bit_for_bit(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    from rtk.retrieval.training import loops
-
+def test_lamb_trains_and_resumes_bit_for_bit(config: dict[str, Any], interrupted: Callable[..., None]):
     given = {
         **config,
         "loss": [{"name": "star"}],
@@ -186,17 +185,7 @@ def test_lamb_trains_and_resumes_bit_for_bit(config: dict[str, Any], monkeypatch
     }
     settings = {"max_steps": 6, "save_steps": 2, "learning_rate": 1e-2}
     whole = train({**given, "output": config["output"] + "-whole"}, **settings)
-    original = loops._Loop.compute_loss
-
-    def stop(self: Any, *rest: Any, **more: Any) -> Any:
-        if self.state.global_step == 4:
-            raise KeyboardInterrupt
-        return original(self, *rest, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loops._Loop, "compute_loss", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(given, **settings)
+    interrupted({**given, "trainer": {**given["trainer"], **settings}}, 4)
     halves, before = weights(train(given, **settings)), weights(Path(config["model"]))
     for name, value in weights(whole).items():
         assert torch.equal(value, halves[name])
