@@ -7,8 +7,9 @@ score of the query's positives.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -111,36 +112,72 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class AbsoluteMargin:
-    """s⁻ <= s⁺ - margin.
+class _Threshold(ABC):
+    """A rule with one number, which its name shows.
 
-    A query none of whose positives was scored keeps nothing: a first stage that missed the positive put every document
-    of its list above it.
+    A query none of whose positives was scored keeps nothing under a margin: a first stage that missed the positive put
+    every document of its list above it.
     """
 
-    margin: float
+    limit: float
+    says: ClassVar[str]
 
     @property
     def name(self) -> str:
-        return f"absolute margin {self.margin:g}"
+        return f"{self.says} {self.limit:g}"
 
     def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
-        return pool.scores <= pool.entry_reference - np.float32(self.margin)
+        return self.keeps(pool, np.float32(self.limit))
+
+    @abstractmethod
+    def keeps(self, pool: MiningPool, limit: np.float32) -> np.ndarray:
+        """(entries,) bool by the pool's scores alone."""
 
 
-@dataclass(frozen=True)
-class RelativeMargin:
+class AbsoluteMargin(_Threshold):
+    """s⁻ <= s⁺ - margin."""
+
+    says = "absolute margin"
+
+    def keeps(self, pool: MiningPool, limit: np.float32) -> np.ndarray:
+        return pool.scores <= pool.entry_reference - limit
+
+
+class RelativeMargin(_Threshold):
     """s⁻ <= s⁺ - |s⁺| · margin. The absolute value keeps the rule strict where scores are negative."""
 
-    margin: float
+    says = "relative margin"
 
-    @property
-    def name(self) -> str:
-        return f"relative margin {self.margin:g}"
-
-    def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
+    def keeps(self, pool: MiningPool, limit: np.float32) -> np.ndarray:
         reference = pool.entry_reference
-        return pool.scores <= reference - np.abs(reference) * np.float32(self.margin)
+        return pool.scores <= reference - np.abs(reference) * limit
+
+
+class ScoreCeiling(_Threshold):
+    """s⁻ <= limit: denoising by a teacher's score (RocketQA keeps what a cross-encoder holds irrelevant)."""
+
+    says = "score above"
+
+    def keeps(self, pool: MiningPool, limit: np.float32) -> np.ndarray:
+        return pool.scores <= limit
+
+
+class ScoreFloor(_Threshold):
+    """s⁻ >= limit: not too easy."""
+
+    says = "score below"
+
+    def keeps(self, pool: MiningPool, limit: np.float32) -> np.ndarray:
+        return pool.scores >= limit
+
+
+class PseudoPositive(_Threshold):
+    """s⁻ < limit: what a teacher holds relevant is no negative, whatever the other rules say."""
+
+    says = "pseudo-positive, score from"
+
+    def keeps(self, pool: MiningPool, limit: np.float32) -> np.ndarray:
+        return ~(pool.scores >= limit)
 
 
 def percent_of_positive(share: float) -> RelativeMargin:
@@ -148,34 +185,6 @@ def percent_of_positive(share: float) -> RelativeMargin:
     if not 0 < share <= 1:
         raise ConfigError(f"percent_of_positive {share}: expected a share in (0, 1], such as 0.95")
     return RelativeMargin(round(1 - share, 9))
-
-
-@dataclass(frozen=True)
-class ScoreCeiling:
-    """s⁻ <= limit: denoising by a teacher's score (RocketQA keeps what a cross-encoder holds irrelevant)."""
-
-    limit: float
-
-    @property
-    def name(self) -> str:
-        return f"score above {self.limit:g}"
-
-    def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
-        return pool.scores <= np.float32(self.limit)
-
-
-@dataclass(frozen=True)
-class PseudoPositive:
-    """s⁻ < limit: what a teacher holds relevant is no negative, whatever the other rules say."""
-
-    limit: float
-
-    @property
-    def name(self) -> str:
-        return f"pseudo-positive, score from {self.limit:g}"
-
-    def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
-        return ~(pool.scores >= np.float32(self.limit))
 
 
 @dataclass(frozen=True)
@@ -217,20 +226,6 @@ class ConsistentRanking:
 
     def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
         return np.repeat(self.kept_queries(pool), np.diff(pool.run.offsets))
-
-
-@dataclass(frozen=True)
-class ScoreFloor:
-    """s⁻ >= limit: not too easy."""
-
-    limit: float
-
-    @property
-    def name(self) -> str:
-        return f"score below {self.limit:g}"
-
-    def __call__(self, pool: MiningPool, alive: np.ndarray, /) -> np.ndarray:
-        return pool.scores >= np.float32(self.limit)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..sampling.shuffled import Shuffling
 from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TopicSampling
 from .examples import TrainingTable
 
-__all__ = ["CandidateExamples", "DenseExamples", "Row", "allowed_documents", "make_sampler"]
+__all__ = ["BatchExamples", "CandidateExamples", "DenseExamples", "Row", "allowed_documents", "make_sampler"]
 
 
 def make_sampler(
@@ -70,7 +70,7 @@ Row = tuple[dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Examples:
+class BatchExamples:
     """A map-style dataset whose keys are batches.
 
     Attributes:
@@ -79,8 +79,8 @@ class _Examples:
         texts: put the texts themselves beside the batch too, for losses that ask another model about them.
     """
 
-    tables: Sequence[TrainingTable]
-    sampler: Sampler
+    tables: Sequence[Any]
+    sampler: Any
     texts: bool = False
 
     def __len__(self) -> int:
@@ -91,6 +91,22 @@ class _Examples:
 
     def __getitems__(self, key: BatchKey) -> list[Row]:
         """The rows of a batch's slots."""
+        raise NotImplementedError
+
+    def qids(self, number: int) -> list[str]:
+        """Query ids of a batch, for messages."""
+        draw = self.sampler.draw(number)
+        return self.tables[draw.part].qids(draw.rows)
+
+
+@dataclass(frozen=True)
+class _Joined(BatchExamples):
+    """Queries with their documents, from training tables."""
+
+    tables: Sequence[TrainingTable]
+    sampler: Sampler
+
+    def __getitems__(self, key: BatchKey) -> list[Row]:
         draw = self.sampler.draw(key.number)
         table = self.tables[draw.part]
         mine = slice(key.start, key.stop)
@@ -117,13 +133,8 @@ class _Examples:
         """Side values that only some examples have."""
         return {}
 
-    def qids(self, number: int) -> list[str]:
-        """Query ids of a batch, for messages."""
-        draw = self.sampler.draw(number)
-        return self.tables[draw.part].qids(draw.rows)
 
-
-class DenseExamples(_Examples):
+class DenseExamples(_Joined):
     """Columns query, positive, negative_1 …, and which documents of the batch may count as a query's negatives."""
 
     def _columns(self, query: str, documents: list[str]) -> dict[str, Any]:
@@ -134,7 +145,7 @@ class DenseExamples(_Examples):
         return {"allowed": allowed_documents(table, draw, mine)}
 
 
-class CandidateExamples(_Examples):
+class CandidateExamples(_Joined):
     """Columns query and documents (a list, the positive first)."""
 
     def _columns(self, query: str, documents: list[str]) -> dict[str, Any]:

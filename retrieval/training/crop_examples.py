@@ -12,14 +12,12 @@ import torch
 from ...errors import ConfigError
 from ..sampling import BatchKey
 from ..sampling.crops import Chunking, Cropping, CropSampler
+from .batches import BatchExamples, Row
 from .blocks import CropSampling
 from .config import TrainConfig
 from .tokens import TokenTable, open_tokens
 
 __all__ = ["CropCollator", "CropExamples", "crop_collator", "crop_sampler", "open_token_tables", "special_ends"]
-
-CropRow = tuple[dict[str, np.ndarray], dict[str, Any]]
-"""Token ids of query and positive, and the side values."""
 
 
 def open_token_tables(config: TrainConfig) -> list[TokenTable]:
@@ -49,31 +47,17 @@ def crop_sampler(
 
 
 @dataclass(frozen=True)
-class CropExamples:
-    """A map-style dataset whose keys are batches; columns query and positive are arrays of token ids.
-
-    Attributes:
-        tables: one a collection.
-        sampler: says what is in a batch.
-        texts: refused: crops have none.
-    """
+class CropExamples(BatchExamples):
+    """Columns query and positive are arrays of token ids; there are no texts to put beside them."""
 
     tables: Sequence[TokenTable]
     sampler: CropSampler
-    texts: bool = False
 
     def __post_init__(self) -> None:
         if self.texts:
             raise ConfigError("this loss asks another model about the batch's texts; crops of tokens have none")
 
-    def __len__(self) -> int:
-        return self.sampler.batches_per_epoch * self.sampler.batch_size
-
-    def __getitem__(self, key: BatchKey) -> list[CropRow]:
-        return self.__getitems__(key)
-
-    def __getitems__(self, key: BatchKey) -> list[CropRow]:
-        """The rows of a batch's slots."""
+    def __getitems__(self, key: BatchKey) -> list[Row]:
         draw = self.sampler.draw(key.number)
         side = {"number": np.int64(key.number)}
         return [
@@ -101,7 +85,7 @@ class CropCollator:
         self.types = "token_type_ids" in tokenizer.model_input_names
         self.valid_label_columns: list[str] = []
 
-    def __call__(self, rows: Sequence[CropRow]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         batch: dict[str, Any] = {}
         for column in rows[0][0]:
             features = self.collate([columns[column] for columns, _ in rows])

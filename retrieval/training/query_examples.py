@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ import numpy as np
 from ...files import sha256_file
 from ...indexes.manifest import MANIFEST
 from ..mining.live import check_indexed_collection
-from ..sampling import BatchKey, Sampler
-from .batches import Row
+from ..sampling import BatchKey
+from .batches import BatchExamples, Row
 from .config import TrainConfig
 from .data import open_tables
 from .examples import TrainingTable
@@ -21,28 +19,10 @@ from .examples import TrainingTable
 __all__ = ["QueryExamples", "open_with_indexes"]
 
 
-@dataclass(frozen=True)
-class QueryExamples:
-    """A map-style dataset whose keys are batches; one column, query, and beside it which row of which table it is.
-
-    Attributes:
-        tables: one a collection.
-        sampler: says what is in a batch.
-        texts: put the query texts beside the batch too.
-    """
-
-    tables: Sequence[TrainingTable]
-    sampler: Sampler
-    texts: bool = False
-
-    def __len__(self) -> int:
-        return self.sampler.batches_per_epoch * self.sampler.batch_size
-
-    def __getitem__(self, key: BatchKey) -> list[Row]:
-        return self.__getitems__(key)
+class QueryExamples(BatchExamples):
+    """One column, query, and beside it which row of which table it is."""
 
     def __getitems__(self, key: BatchKey) -> list[Row]:
-        """The rows of a batch's slots."""
         draw = self.sampler.draw(key.number)
         table = self.tables[draw.part]
         rows = draw.rows[key.start : key.stop]
@@ -55,11 +35,6 @@ class QueryExamples:
 
     def _texts(self, query: str) -> dict[str, Any]:
         return {"query_texts": query} if self.texts else {}
-
-    def qids(self, number: int) -> list[str]:
-        """Query ids of a batch, for messages."""
-        draw = self.sampler.draw(number)
-        return self.tables[draw.part].qids(draw.rows)
 
 
 def open_with_indexes(config: TrainConfig) -> list[TrainingTable]:
