@@ -111,7 +111,7 @@ def test_a_table_of_a_tokenizer_that_cuts_differently_is_refused(tokenizer, tmp_
     compute_idf(GOLDEN["inputs"]["corpus"], tokenizer).save(tmp_path / "table.json")
     vocabulary = {piece: number for number, piece in enumerate(GOLDEN["inputs"]["wordpiece_vocabulary"])}
     cased = BertTokenizerFast(vocab=vocabulary, do_lower_case=False)
-    with pytest.raises(IndexMismatch, match="another tokenizer|cut texts differently"):
+    with pytest.raises(IndexMismatch, match="cut texts differently"):
         read_idf(tmp_path / "table.json", cased)
     record_path(tmp_path / "table.json").unlink()  # nothing is known then, and every piece is in the vocabulary
     read_idf(tmp_path / "table.json", cased)

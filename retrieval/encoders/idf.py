@@ -2,8 +2,8 @@
 
     {"the": 0.1353, "what": 2.7699, "paris": 6.4759, …}      JSON, plain or gzip: the published format
 
-A table that is written here has an entry for every piece of its tokenizer, so that no reader has to guess what a missing
-one means, and a record beside it (`FILE.record.json`) that names the tokenizer by its hash.
+A table that is written here has an entry for every piece of its tokenizer, so that no reader has to guess what a
+missing one means, and a record beside it (`FILE.record.json`) that names the tokenizer by its hash.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def read_idf(path: str | Path, tokenizer: Any) -> IdfTable:
     own, record = tokenizer_fingerprint(tokenizer), _read_record(path)
     if record.get("tokenizer", own) != own:
         raise IndexMismatch(
-            f"the table was made with the tokenizer {record['tokenizer'][:12]}…, this one is {own[:12]}…: they cut texts "
-            "differently. Make the table anew with this model (rtk idf)",
+            f"the table was made with the tokenizer {record['tokenizer'][:12]}…, this one is {own[:12]}…: they cut "
+            "texts differently. Make the table anew with this model (rtk idf)",
             path=path,
         )
     table = IdfTable(names, idf, own, str(path), record.get("passages"))

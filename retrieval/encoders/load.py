@@ -19,6 +19,7 @@ from ...extras import EXTRAS
 from ...files import read_json
 from .adapters import DenseAdapter, MultiVectorAdapter, SparseAdapter, as_encoder
 from .batching import Batching
+from .echo import is_echo, load_echo
 from .sides import Task, transformer_of
 
 __all__ = [
@@ -198,6 +199,13 @@ def _load_model(path: str, source: EncoderSource) -> Any:
     """The sentence-transformers model, in its saved precision."""
     _refuse_missing_folder(path)
     try:
+        if is_echo(path, revision=source.revision):
+            return load_echo(
+                path,
+                device=source.device,
+                revision=source.revision,
+                trust_remote_code=source.trust_remote_code,
+            )
         kind = _model_type(path, source.revision)
         if kind not in _CLASSES:
             raise ConfigError(

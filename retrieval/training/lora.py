@@ -60,11 +60,12 @@ def add_lora(model: nn.Module, block: Lora, *, checkpointing: bool = False) -> N
 
 
 def _heads(network: Any) -> list[str]:
-    """Names of the modules with weights beside the network's base model."""
+    """Names of the modules with weights beside the network's base model; a language model's own head is not new."""
     prefix = network.base_model_prefix
     if not isinstance(getattr(network, prefix, None), nn.Module):
         return []
-    others = (item for item in network.named_children() if item[0] != prefix)
+    words = network.get_output_embeddings()
+    others = (item for item in network.named_children() if item[0] != prefix and item[1] is not words)
     return [name for name, child in others if next(child.parameters(), None) is not None]
 
 

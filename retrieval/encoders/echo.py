@@ -1,0 +1,212 @@
+"""Decoder-only sparse encoders: a causal language model whose head gives the weights (Echo-Mistral-SPLADE, 2408.11119).
+
+The text stands twice in the prompt; the tokens of its second copy have seen all of it, whatever the causal mask hides,
+and they alone are pooled: w_j = max over t in the second copy of log(1 + relu(z_tj)). z_t predicts token t + 1, and the
+method leaves it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.util import load_file_path
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+from ...files import read_json
+from .echo_template import DEFAULT_TEMPLATES, EchoTemplate
+from .pooled_head import largest_logits
+
+__all__ = ["ECHO_MODULE", "Activation", "EchoTransformer", "is_echo", "load_echo", "make_echo"]
+
+Activation = Literal["relu", "log1p_relu"]
+_TEXT = {"text": {"method": "forward", "method_output_name": "logits"}}
+_LENGTH = 256
+_PROBE = 5
+
+
+class EchoTransformer(Transformer):
+    """A causal language model of transformers as the one module of a SparseEncoder.
+
+    Its head runs on pooled positions only, a few at a time (`pooled_head`). Everything it needs to load again stands in
+    its configuration.
+
+    Args:
+        model_name_or_path: a folder or hub id with a causal language model, or one that this class saved.
+        templates: for "query" and "document" (see `EchoTemplate`); DEFAULT_TEMPLATES where not given.
+        activation_function: "relu" gives log(1 + relu(z)), "log1p_relu" takes the logarithm twice.
+        logit_scale: z is multiplied by it first; hidden_size^-0.25 keeps early weights small (Lion-SP).
+        head_chunk: positions at a time; no part of the result.
+        kwargs: sentence-transformers' own; `query_length` and `document_length` bound each copy.
+
+    Raises:
+        ConfigError: a bad template, or a model whose logits are more than its head's product.
+    """
+
+    config_keys = [*Transformer.config_keys, "templates", "activation_function", "logit_scale"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        *,
+        templates: Mapping[str, str] | None = None,
+        activation_function: Activation = "relu",
+        logit_scale: float = 1.0,
+        head_chunk: int = 16,
+        **kwargs: Any,
+    ) -> None:
+        fixed = {"transformer_task": "text-generation", "modality_config": _TEXT}
+        lengths = {f"{task}_length": kwargs.pop(f"{task}_length", None) or _LENGTH for task in DEFAULT_TEMPLATES}
+        super().__init__(
+            model_name_or_path, **{**kwargs, **lengths, **fixed, "module_output_name": "sentence_embedding"}
+        )
+        self.templates = {**DEFAULT_TEMPLATES, **(templates or {})}
+        self._parsed = {task: EchoTemplate.parse(text) for task, text in self.templates.items()}
+        if activation_function not in ("relu", "log1p_relu"):
+            raise ConfigError(f"activation_function is {activation_function!r}, expected 'relu' or 'log1p_relu'")
+        self.activation_function, self.logit_scale, self.head_chunk = activation_function, logit_scale, head_chunk
+        if self.tokenizer is None:
+            raise ConfigError(f"{model_name_or_path} has no tokenizer of texts")
+        self.tokenizer.padding_side = "right"
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, nn.Linear):
+            raise ConfigError(f"{type(self.model).__name__} has no linear language-model head to take weights from")
+
+    @property
+    def pooling_strategy(self) -> str:
+        """How positions become a vector, as other sparse encoders call it."""
+        return "max"
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, processing_kwargs: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Prompts with both copies: `input_ids`, `attention_mask` and `pool_mask`, (n, width), padded on the right.
+
+        Raises:
+            ConfigError: what is to be encoded is no text, or longer than the model has positions for.
+        """
+        if not all(isinstance(text, str) for text in inputs):
+            raise ConfigError("an echo encoder encodes texts; got other kinds of input")
+        task = "query" if kwargs.get("task") == "query" else "document"
+        asked = ((processing_kwargs or {}).get("text") or {}).get("max_length") or kwargs.get("max_length")
+        length = asked or (self.query_length if task == "query" else self.document_length)
+        features: dict[str, Any] = dict(
+            self._parsed[task].render(list(inputs), self.tokenizer, length=length, prompt=prompt)
+        )
+        width, positions = features["input_ids"].shape[1], getattr(self.config, "max_position_embeddings", None)
+        if isinstance(positions, int) and width > positions:
+            raise ConfigError(
+                f"two copies of {length} tokens and their prompt make {width}, and the model has positions for "
+                f"{positions}; give a {task} length of {length - (width - positions + 1) // 2} at most"
+            )
+        return {**features, "modality": "text"}
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Write `sentence_embedding`, (n, V) float32, not negative; a text without a pooled token has zeros."""
+        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        states = decoder(
+            input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False
+        ).last_hidden_state
+        states, valid = pooled_positions(states, features["pool_mask"].bool())
+        logits = largest_logits(states, valid, head.weight, head.bias, chunk=self.head_chunk)
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        if cap:
+            logits = cap * torch.tanh(logits / cap)  # monotone, so it may follow the maximum
+        weights = torch.log1p(torch.relu(self.logit_scale * logits))
+        features["sentence_embedding"] = weights.log1p() if self.activation_function == "log1p_relu" else weights
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """V, the head's number of entries."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+
+def pooled_positions(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The states at pooled positions, moved to the front of each row.
+
+    Args:
+        states: (B, T, H).
+        mask: (B, T) bool.
+
+    Returns:
+        (B, P, H) with P the largest number of pooled positions, and which of them are one, (B, P) bool.
+    """
+    width = max(int(mask.sum(dim=1).max()), 1)
+    order = mask.long().argsort(dim=1, descending=True, stable=True)[:, :width]
+    return states.gather(1, order[..., None].expand(-1, -1, states.shape[2])), mask.gather(1, order)
+
+
+ECHO_MODULE = f"{EchoTransformer.__module__}.{EchoTransformer.__name__}"
+"""What `modules.json` calls it."""
+
+
+def make_echo(model: str, *, device: str | None = None, check: bool = True, **settings: Any) -> SparseEncoder:
+    """A SparseEncoder over a causal language model.
+
+    Args:
+        model: folder or hub id.
+        device: where it goes.
+        check: compare a few logits with the head's product, once for a new model.
+        settings: of `EchoTransformer`.
+
+    Raises:
+        ConfigError: see `EchoTransformer`.
+    """
+    try:
+        module = EchoTransformer(model, **settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: {model!r} does not load as a causal language model: {error}") from error
+    if check:
+        _check_head(module)
+    return SparseEncoder(modules=[module], similarity_fn_name="dot", device=device)
+
+
+def load_echo(
+    path: str, *, device: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> SparseEncoder:
+    """Load what was saved of `make_echo`'s, trained or not.
+
+    sentence-transformers itself loads no module class from outside without `trust_remote_code`.
+    """
+    module = EchoTransformer.load(path, revision=revision, trust_remote_code=trust_remote_code)
+    found = load_file_path(path, "config_sentence_transformers.json", revision=revision)
+    config = {} if found is None else read_json(found)
+    return SparseEncoder(
+        modules=[module],
+        device=device,
+        prompts=config.get("prompts"),
+        default_prompt_name=config.get("default_prompt_name"),
+        similarity_fn_name=config.get("similarity_fn_name") or "dot",
+    )
+
+
+def is_echo(path: str | Path, *, revision: str | None = None) -> bool:
+    """Whether a saved model is one of `make_echo`'s, by its own list of modules."""
+    found = load_file_path(str(path), "modules.json", revision=revision)
+    return found is not None and any(module["type"] == ECHO_MODULE for module in read_json(found))
+
+
+@torch.no_grad()
+def _check_head(module: EchoTransformer) -> None:
+    """Some architectures scale their logits beyond the head; weights computed without it would be others."""
+    network: Any = module.model
+    ids = torch.arange(1, 1 + _PROBE, device=network.device)[None]
+    training = network.training
+    network.eval()
+    try:
+        expected = network(input_ids=ids).logits.float()
+        found = network.get_output_embeddings()(network.get_decoder()(input_ids=ids).last_hidden_state).float()
+    finally:
+        network.train(training)
+    cap = getattr(module.config.get_text_config(), "final_logit_softcapping", None)
+    found = cap * torch.tanh(found / cap) if cap else found
+    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-3):
+        raise ConfigError(
+            f"the logits of {type(network).__name__} are more than its head's product with the last states; weights "
+            "taken from the head would not be its own"
+        )
