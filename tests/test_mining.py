@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rtk.errors import ConfigError, DataError
 from rtk.eval.judgments import Judgments
 from rtk.eval.run import Run
-from rtk.retrieval.mining import mine
+from rtk.retrieval.mining import MiningLimits, Selection, mine
 from rtk.retrieval.pairs import aligned_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "hard_negative_mining.json").read_text(encoding="utf-8"))
@@ -38,7 +38,12 @@ def test_same_negatives_as_sentence_transformers(case):
     given_settings = dict(case["settings"])
     count, first = given_settings.pop("num_negatives"), given_settings.pop("range_min", 0)
     last = given_settings.pop("range_max")
-    mined, _ = mine(run, Judgments.from_dict(judgments), ranks=(1, last), skip=first, per_query=count, **given_settings)
+    mined, _ = mine(
+        run,
+        Judgments.from_dict(judgments),
+        MiningLimits(ranks=(1, last), skip=first, **given_settings),
+        Selection(per_query=count),
+    )
     expected: dict[str, list[str]] = {}
     for qid, _positive, negative in case["triplets"]:
         if negative not in expected.setdefault(qid, []):
@@ -70,7 +75,10 @@ grades = st.dictionaries(
 def test_what_holds_for_every_mining(lists, judged, margin, per_query, choice, first, seed):
     run, judgments = run_of(lists), Judgments.from_dict(judged)
     mined, report = mine(
-        run, judgments, ranks=(first, first + 6), absolute_margin=margin, per_query=per_query, choice=choice, seed=seed
+        run,
+        judgments,
+        MiningLimits(ranks=(first, first + 6), absolute_margin=margin),
+        Selection(per_query=per_query, choice=choice, seed=seed),
     )
     for entry in mined:
         positives = {doc for doc, grade in judged.get(entry.qid, {}).items() if grade >= 1}
@@ -86,7 +94,10 @@ def test_what_holds_for_every_mining(lists, judged, margin, per_query, choice, f
     assert report.candidates == report.kept + sum(report.removed.values())
     assert report.kept == len(mined.codes)
     again, _ = mine(
-        run, judgments, ranks=(first, first + 6), absolute_margin=margin, per_query=per_query, choice=choice, seed=seed
+        run,
+        judgments,
+        MiningLimits(ranks=(first, first + 6), absolute_margin=margin),
+        Selection(per_query=per_query, choice=choice, seed=seed),
     )
     assert again == mined
 
@@ -94,9 +105,9 @@ def test_what_holds_for_every_mining(lists, judged, margin, per_query, choice, f
 def test_random_choice_of_a_query_does_not_depend_on_the_others():
     lists = {f"q{number}": {doc: float(-place) for place, doc in enumerate(DOCUMENTS)} for number in range(5)}
     judgments = Judgments.from_dict({qid: {"d0": 1} for qid in lists})
-    whole, _ = mine(run_of(lists), judgments, per_query=3, choice="random", seed=1)
-    alone, _ = mine(run_of({"q3": lists["q3"]}), judgments, per_query=3, choice="random", seed=1)
-    other, _ = mine(run_of(lists), judgments, per_query=3, choice="random", seed=2)
+    whole, _ = mine(run_of(lists), judgments, selection=Selection(per_query=3, choice="random", seed=1))
+    alone, _ = mine(run_of({"q3": lists["q3"]}), judgments, selection=Selection(per_query=3, choice="random", seed=1))
+    other, _ = mine(run_of(lists), judgments, selection=Selection(per_query=3, choice="random", seed=2))
     assert lists_of(whole)["q3"] == lists_of(alone)["q3"]
     assert lists_of(whole) != lists_of(other)
     assert len({tuple(documents) for documents in lists_of(whole).values()}) > 1, "queries draw independently"
@@ -105,7 +116,7 @@ def test_random_choice_of_a_query_does_not_depend_on_the_others():
 def test_a_missed_positive_leaves_a_margin_nothing():
     run = run_of({"q1": {"d1": 3.0, "d2": 2.0}})
     judgments = Judgments.from_dict({"q1": {"d9": 1}})
-    mined, report = mine(run, judgments, absolute_margin=0.1)
+    mined, report = mine(run, judgments, MiningLimits(absolute_margin=0.1))
     assert len(mined) == 0
     assert report.queries_without_reference == 1
     assert report.removed["absolute margin 0.1"] == 2
@@ -115,35 +126,37 @@ def test_a_missed_positive_leaves_a_margin_nothing():
 def test_relative_margin_stays_strict_below_zero():
     run = run_of({"q1": {"d0": -1.0, "d1": -1.04, "d2": -1.06}})
     judgments = Judgments.from_dict({"q1": {"d0": 1}})
-    assert lists_of(mine(run, judgments, relative_margin=0.05)[0]) == {"q1": ["d2"]}
-    assert lists_of(mine(run, judgments, percent_of_positive=0.95)[0]) == {"q1": ["d2"]}
+    assert lists_of(mine(run, judgments, MiningLimits(relative_margin=0.05))[0]) == {"q1": ["d2"]}
+    assert lists_of(mine(run, judgments, MiningLimits(percent_of_positive=0.95))[0]) == {"q1": ["d2"]}
 
 
 def test_a_teacher_judges_in_place_of_the_run():
     run = run_of({"q1": {"d1": 9.0, "d2": 8.0, "d3": 7.0, "d4": 6.0}})
     teacher = run_of({"q1": {"d0": 5.0, "d1": 4.95, "d2": -3.0, "d4": 1.0}})
     judgments = Judgments.from_dict({"q1": {"d0": 1}})
-    mined, report = mine(run, judgments, teacher=teacher, absolute_margin=0.1)
+    mined, report = mine(run, judgments, MiningLimits(absolute_margin=0.1), teacher=teacher)
     assert lists_of(mined) == {"q1": ["d2", "d4"]}, "d1 is too near to the positive, d3 was not scored"
     assert report.removed["without teacher score"] == 1
     assert mined.columns["teacher"].tolist() == [-3.0, 1.0]
     assert mined.columns["first_rank"].tolist() == [2, 4]
-    denoised, _ = mine(run, judgments, teacher=teacher, max_score=0.1)
+    denoised, _ = mine(run, judgments, MiningLimits(max_score=0.1), teacher=teacher)
     assert lists_of(denoised) == {"q1": ["d2"]}
 
 
 def test_the_reference_positive():
     run = run_of({"q1": {"p1": 5.0, "d1": 4.0, "d2": 2.5, "p2": 2.0, "d3": 1.0}})
     judgments = Judgments.from_dict({"q1": {"p1": 1, "p2": 2}})
-    assert lists_of(mine(run, judgments, absolute_margin=0.5)[0]) == {"q1": ["d3"]}
-    assert lists_of(mine(run, judgments, absolute_margin=0.5, reference="max")[0]) == {"q1": ["d1", "d2", "d3"]}
+    assert lists_of(mine(run, judgments, MiningLimits(absolute_margin=0.5))[0]) == {"q1": ["d3"]}
+    assert lists_of(mine(run, judgments, MiningLimits(absolute_margin=0.5), reference="max")[0]) == {
+        "q1": ["d1", "d2", "d3"]
+    }
     assert lists_of(mine(run, judgments, positive_grade=2)[0]) == {"q1": ["p1", "d1", "d2", "d3"]}
 
 
 def test_identical_ids_and_counts():
     run = run_of({"d1": {"d1": 3.0, "d2": 2.0, "d0": 1.0}, "lost": {"d5": 1.0}, "empty": {}})
     judgments = Judgments.from_dict({"d1": {"d0": 1}, "empty": {"d0": 1}})
-    mined, report = mine(run, judgments, drop_identical_ids=True, per_query=2)
+    mined, report = mine(run, judgments, MiningLimits(drop_identical_ids=True), Selection(per_query=2))
     assert lists_of(mined) == {"d1": ["d2"]}
     assert (report.queries, report.queries_without_positives, report.queries_short, report.queries_empty) == (
         3,
@@ -182,13 +195,14 @@ def test_settings_that_cannot_be():
     for wrong in (
         {"ranks": (0, 5)},
         {"ranks": (9, 5)},
-        {"choice": "best"},
-        {"per_query": 0},
         {"percent_of_positive": 95},
         {"relative_margin": 0.1, "percent_of_positive": 0.9},
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong)).split("_")[0]):
-            mine(run, judgments, **wrong)
+            mine(run, judgments, MiningLimits(**wrong))
+    for choice in ({"choice": "best"}, {"per_query": 0}):
+        with pytest.raises(ConfigError, match=next(iter(choice))):
+            Selection(**choice)
     several = run.replace(columns={"list_id": np.zeros(1, np.int32)})
     with pytest.raises(DataError, match="list_id"):
         mine(several, judgments)

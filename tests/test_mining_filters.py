@@ -16,7 +16,7 @@ from rtk.eval.judgments import Judgments
 from rtk.eval.qrels import read_qrels
 from rtk.eval.run import Run
 from rtk.ids import Ids
-from rtk.retrieval.mining import mine, pseudo_positives, write_trace
+from rtk.retrieval.mining import MiningLimits, Selection, mine, pseudo_positives, write_trace
 from rtk.retrieval.mining.candidates import needed_depth
 
 DOCUMENTS = [f"d{number}" for number in range(12)]
@@ -48,7 +48,7 @@ JUDGED = Judgments.from_dict({qid: {"p": 1} for qid in LISTS})
 
 def test_a_query_whose_best_positive_lies_below_the_place_is_dropped():
     """Place 2 from 0 is the third: there the positive still stands. What was not found lies below any full list."""
-    mined, report = mine(run_of(LISTS), JUDGED, consistency_rank=2)
+    mined, report = mine(run_of(LISTS), JUDGED, MiningLimits(consistency_rank=2))
     assert set(lists_of(mined)) == {"good", "edge", "short"}
     assert report.queries_inconsistent == 2
     assert report.removed["ranking consistency 2"] == 3 + 4
@@ -58,16 +58,18 @@ def test_a_query_whose_best_positive_lies_below_the_place_is_dropped():
 
 def test_the_best_of_several_positives_decides():
     judged = Judgments.from_dict({"bad": {"p": 1, "d1": 1}})
-    assert lists_of(mine(run_of({"bad": LISTS["bad"]}), judged, consistency_rank=1)[0]) == {"bad": ["d2", "d3"]}
+    assert lists_of(mine(run_of({"bad": LISTS["bad"]}), judged, MiningLimits(consistency_rank=1))[0]) == {
+        "bad": ["d2", "d3"]
+    }
 
 
 def test_a_run_that_is_not_deep_enough_is_refused_and_not_let_pass():
     """The published filter is silently off there."""
     with pytest.raises(ConfigError, match=r"place 4.*has 4 documents.*search deeper"):
-        mine(run_of(LISTS), JUDGED, consistency_rank=4)
+        mine(run_of(LISTS), JUDGED, MiningLimits(consistency_rank=4))
     with pytest.raises(ConfigError, match="has 2 documents"):
-        mine(run_of(LISTS), JUDGED, consistency_rank=2, depth=2)
-    mine(run_of(LISTS), JUDGED, consistency_rank=3)
+        mine(run_of(LISTS), JUDGED, MiningLimits(consistency_rank=2), depth=2)
+    mine(run_of(LISTS), JUDGED, MiningLimits(consistency_rank=3))
 
 
 def test_consistency_by_a_teachers_scores():
@@ -75,8 +77,8 @@ def test_consistency_by_a_teachers_scores():
     judged = Judgments.from_dict({"q": {"p": 1}})
     agrees = run_of({"q": {"p": 9.0, "d1": 1.0, "d2": 0.0, "d3": -1.0}})
     differs = run_of({"q": {"p": -9.0, "d1": 1.0, "d2": 0.0, "d3": -1.0}})
-    assert len(mine(run, judged, teacher=agrees, consistency_rank=1)[0]) == 1
-    assert len(mine(run, judged, teacher=differs, consistency_rank=1)[0]) == 0
+    assert len(mine(run, judged, MiningLimits(consistency_rank=1), teacher=agrees)[0]) == 1
+    assert len(mine(run, judged, MiningLimits(consistency_rank=1), teacher=differs)[0]) == 0
 
 
 # --- two thresholds ---
@@ -86,17 +88,17 @@ def test_below_one_threshold_negative_above_the_other_pseudo_positive_between_ne
     run = run_of({"q": falling("d1", "d2", "p", "d3", "j")})
     teacher = run_of({"q": {"d1": 0.95, "d2": 0.5, "d3": 0.05, "p": 0.99, "j": 0.97}})
     judged = Judgments.from_dict({"q": {"p": 1, "j": 0}})
-    mined, report = mine(run, judged, teacher=teacher, max_score=0.1, positive_score=0.9)
+    mined, report = mine(run, judged, MiningLimits(max_score=0.1, positive_score=0.9), teacher=teacher)
     assert lists_of(mined) == {"q": ["d3"]}
     assert report.removed["pseudo-positive, score from 0.9"] == 2
     found = pseudo_positives(run, judged, score=0.9, teacher=teacher)
     assert lists_of(found) == {"q": ["d1"]}, "j was judged: its grade is known"
     assert found.scores.tolist() == pytest.approx([0.95])
     assert found.columns["first_rank"].tolist() == [1]
-    without, _ = mine(run, judged, teacher=teacher, positive_score=0.9)
+    without, _ = mine(run, judged, MiningLimits(positive_score=0.9), teacher=teacher)
     assert lists_of(without) == {"q": ["d2", "d3"]}, "a pseudo-positive is no negative without --max-score either"
     with pytest.raises(ConfigError, match="above max_score"):
-        mine(run, judged, max_score=0.9, positive_score=0.1)
+        mine(run, judged, MiningLimits(max_score=0.9, positive_score=0.1))
 
 
 def test_a_rerankers_raw_logits_count_not_the_scores_of_its_order():
@@ -104,11 +106,11 @@ def test_a_rerankers_raw_logits_count_not_the_scores_of_its_order():
     judged = Judgments.from_dict({"q": {"d1": 1}})
     ordinal = run_of({"q": {"d1": 3.0, "d2": 2.0, "d3": 1.0}})
     teacher = ordinal.replace(columns={"raw": np.array([4.0, 3.9, np.nan])})
-    mined, report = mine(run, judged, teacher=teacher, absolute_margin=0.05)
+    mined, report = mine(run, judged, MiningLimits(absolute_margin=0.05), teacher=teacher)
     assert lists_of(mined) == {"q": ["d2"]}
     assert mined.columns["teacher"].tolist() == pytest.approx([3.9])
     assert report.removed["without teacher score"] == 1
-    assert len(mine(run, judged, teacher=teacher, absolute_margin=0.5)[0]) == 0
+    assert len(mine(run, judged, MiningLimits(absolute_margin=0.5), teacher=teacher)[0]) == 0
     own, _ = mine(run, judged, teacher=teacher, reference="own")
     assert own.columns["reference"].tolist() == [4.0]
 
@@ -119,17 +121,17 @@ def test_a_rerankers_raw_logits_count_not_the_scores_of_its_order():
 def test_each_positive_its_own_reference_gives_a_list_for_each():
     run = run_of({"q": {"p1": 5.0, "d1": 4.0, "d2": 2.5, "p2": 2.0, "d3": 1.0}, "r": {"d1": 1.0, "d2": 0.5}})
     judged = Judgments.from_dict({"q": {"p1": 1, "p2": 1, "unfound": 1}, "r": {"unfound": 1}})
-    mined, report = mine(run, judged, absolute_margin=0.5, reference="own")
+    mined, report = mine(run, judged, MiningLimits(absolute_margin=0.5), reference="own")
     entry = list(zip(mined.columns["list_id"].tolist(), mined.documents.to_pylist(), strict=True))
     assert entry == [(0, "d1"), (0, "d2"), (0, "d3"), (1, "d3")]
     assert mined.columns["reference"].tolist() == [5, 5, 5, 2]
     assert report.candidates == 5 * 2 + 2 == report.kept + sum(report.removed.values())
     assert report.queries_without_reference == 1
-    few, told = mine(run, judged, absolute_margin=0.5, reference="own", per_query=2)
+    few, told = mine(run, judged, MiningLimits(absolute_margin=0.5), Selection(per_query=2), reference="own")
     assert few.columns["list_id"].tolist() == [0, 0, 1]
     assert told.queries_short == 1, "one of four is missing"
     with pytest.raises(ConfigError, match="own"):
-        mine(run, judged, reference="own", per_query=2, pad_from=Ids(DOCUMENTS))
+        mine(run, judged, selection=Selection(per_query=2), reference="own", pad_from=Ids(DOCUMENTS))
     with pytest.raises(ConfigError, match="reference 'mean'"):
         mine(run, judged, reference="mean")
 
@@ -146,9 +148,9 @@ def test_each_positive_its_own_reference_gives_a_list_for_each():
 def test_padding_is_marked_counted_and_never_a_positive_or_a_candidate(scores, positives, per_query, seed):
     run = run_of({"q": scores, "other": {"d1": 1.0, "d2": 0.0}})
     judged = Judgments.from_dict({"q": dict.fromkeys(positives, 1)})
-    settings = {"per_query": per_query, "absolute_margin": 1.0, "seed": seed}
-    plain, before = mine(run, judged, **settings)
-    mined, report = mine(run, judged, pad_from=Ids(DOCUMENTS), **settings)
+    settings = (MiningLimits(absolute_margin=1.0), Selection(per_query=per_query, seed=seed))
+    plain, before = mine(run, judged, *settings)
+    mined, report = mine(run, judged, *settings, pad_from=Ids(DOCUMENTS))
     marked = mined.columns["padded"].astype(bool)
     documents = np.array(mined.documents.to_pylist())
     random, kept = set(documents[marked].tolist()), documents[~marked].tolist()
@@ -159,13 +161,13 @@ def test_padding_is_marked_counted_and_never_a_positive_or_a_candidate(scores, p
     assert report.kept == before.kept
     assert (mined.columns["first_rank"][marked] == 0).all()
     assert "other" not in mined.qids, "no positive, no negatives"
-    again, _ = mine(run, judged, pad_from=Ids(DOCUMENTS), **settings)
+    again, _ = mine(run, judged, *settings, pad_from=Ids(DOCUMENTS))
     assert again == mined
 
 
 def test_padding_fills_no_query_that_was_dropped_and_asks_for_a_length():
-    settings = {"consistency_rank": 2, "per_query": 4}
-    mined, report = mine(run_of(LISTS), JUDGED, pad_from=Ids([*DOCUMENTS, "p"]), **settings)
+    settings = (MiningLimits(consistency_rank=2), Selection(per_query=4))
+    mined, report = mine(run_of(LISTS), JUDGED, *settings, pad_from=Ids([*DOCUMENTS, "p"]))
     assert {qid: len(docs) for qid, docs in lists_of(mined).items()} == {"good": 4, "edge": 4, "short": 4}
     assert (report.padded, report.queries_short, report.queries_empty) == (4, 0, 2)
     with pytest.raises(ConfigError, match="per_query"):
@@ -173,7 +175,7 @@ def test_padding_fills_no_query_that_was_dropped_and_asks_for_a_length():
 
 
 def test_no_padding_unless_it_is_asked_for():
-    mined, report = mine(run_of(LISTS), JUDGED, per_query=9)
+    mined, report = mine(run_of(LISTS), JUDGED, selection=Selection(per_query=9))
     assert "padded" not in mined.columns
     assert report.padded == 0
     assert report.queries_short == 5
@@ -186,7 +188,7 @@ def test_depth_counts_positives_and_ranks_do_not():
     run = run_of({"q": falling("p", "d1", "d2", "d3", "d4")})
     judged = Judgments.from_dict({"q": {"p": 1}})
     assert lists_of(mine(run, judged, depth=3)[0]) == {"q": ["d1", "d2"]}
-    assert lists_of(mine(run, judged, ranks=(2, 3))[0]) == {"q": ["d2", "d3"]}
+    assert lists_of(mine(run, judged, MiningLimits(ranks=(2, 3)))[0]) == {"q": ["d2", "d3"]}
     more = Judgments.from_dict({"q": {"p": 1, "x": 1}, "z": {"a": 1, "b": 1, "c": 1}})
     assert needed_depth(run.qids, more, ranks=(1, 200), consistency_rank=None) == 202
     assert needed_depth(run.qids, more, ranks=(1, 5), consistency_rank=50) == 51
@@ -194,7 +196,9 @@ def test_depth_counts_positives_and_ranks_do_not():
 
 def test_the_report_by_query_adds_up(tmp_path):
     run = run_of({**LISTS, "unjudged": falling("d1")})
-    mined, report = mine(run, JUDGED, absolute_margin=1.5, ranks=(1, 2), per_query=1, consistency_rank=3)
+    mined, report = mine(
+        run, JUDGED, MiningLimits(absolute_margin=1.5, ranks=(1, 2), consistency_rank=3), Selection(per_query=1)
+    )
     write_trace(report.trace, tmp_path / "removed.tsv")
     header, *lines = [line.split("\t") for line in (tmp_path / "removed.tsv").read_text().splitlines()]
     rows = {line[0]: dict(zip(header, line, strict=True)) for line in lines}

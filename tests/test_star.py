@@ -15,7 +15,7 @@ from rtk.errors import DataError
 from rtk.eval.hard_negatives import read_hard_negatives
 from rtk.eval.judgments import Judgments
 from rtk.eval.run import Run
-from rtk.retrieval.mining import mine
+from rtk.retrieval.mining import Selection, mine
 
 SIZE = 6
 
@@ -36,7 +36,7 @@ def test_mining_gives_the_first_documents_that_are_not_relevant():
     }
     run = Run.from_lists([(qid, documents, -np.arange(40.0)) for qid, documents in ranked.items()])
     judgments = Judgments.from_dict({qid: dict.fromkeys(documents, 1) for qid, documents in relevant.items()})
-    mined, report = mine(run, judgments, per_query=25)
+    mined, report = mine(run, judgments, selection=Selection(per_query=25))
     assert {qid: list(mined[qid].documents) for qid in mined.qids} == expected
     assert report.queries_short == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,35 @@ import typer
 
 from ...errors import ConfigError
 from .console import emit, emit_json, session
+from .mine_options import (
+    AbsoluteMargin,
+    Choice,
+    ConsistencyRank,
+    Depth,
+    Found,
+    IdenticalIds,
+    MaxScore,
+    MinScore,
+    Model,
+    Pad,
+    PercentOfPositive,
+    PerQuery,
+    PositiveGrade,
+    Positives,
+    PositiveScore,
+    Ranks,
+    Reference,
+    RelativeMargin,
+    Report,
+    Skip,
+    Teacher,
+)
 from .options import CollectionSpec, Device, Json, Out, Overwrite, Quiet, Seed, Split
 
 if TYPE_CHECKING:
-    from ...eval import Collection, Run
+    from ...eval import Collection, Judgments, Run
+    from ...ids import Ids
+    from ..mining import MiningLimits, Selection
 
 __all__ = ["HELP", "NAME", "command"]
 
@@ -39,57 +65,27 @@ def command(
     collection: CollectionSpec,
     out: Out,
     split: Split = "train",
-    ranks: Annotated[
-        str, typer.Option("--ranks", metavar="FIRST:LAST", help="Ranks to take, positives not counted.")
-    ] = "1:200",
-    depth: Annotated[
-        int | None, typer.Option("--depth", help="Documents of each list to look at, positives counted.")
-    ] = None,
-    absolute_margin: Annotated[
-        float | None, typer.Option("--absolute-margin", help="Score at least this much below the positive.")
-    ] = None,
-    relative_margin: Annotated[
-        float | None, typer.Option("--relative-margin", help="The same as a share of the positive's score.")
-    ] = None,
-    percent_of_positive: Annotated[
-        float | None, typer.Option("--percent-of-positive", help="Score at most this share of the positive's.")
-    ] = None,
-    max_score: Annotated[float | None, typer.Option("--max-score", help="Score at most this.")] = None,
-    min_score: Annotated[float | None, typer.Option("--min-score", help="Score at least this.")] = None,
-    positive_score: Annotated[
-        float | None, typer.Option("--positive-score", help="From this score on a document is held relevant.")
-    ] = None,
-    positives: Annotated[
-        Path | None,
-        typer.Option("--positives", help="Write those: judgments (.tsv, .qrels) or a run."),
-    ] = None,
-    consistency_rank: Annotated[
-        int | None,
-        typer.Option("--consistency-rank", help="Drop a query whose best positive scores below this place (from 0)."),
-    ] = None,
-    skip: Annotated[int, typer.Option("--skip", help="Leave out the first so many that are left.")] = 0,
-    teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="A run whose scores margins and limits use.")
-    ] = None,
-    reference: Annotated[
-        str, typer.Option("--reference", help="Of several positives: min, max, or own (a list for each).")
-    ] = "min",
-    positive_grade: Annotated[
-        int, typer.Option("--positive-grade", help="Judgments of at least this are positives.")
-    ] = 1,
-    per_query: Annotated[
-        int | None, typer.Option("--per-query", help="Negatives a query (default: all that are left).")
-    ] = None,
-    choice: Annotated[str, typer.Option("--choice", help="top or random, where more are left.")] = "top",
-    pad: Annotated[
-        str, typer.Option("--pad", help="none, or random: fill short lists, marked in the column `padded`.")
-    ] = "none",
-    identical_ids: Annotated[
-        bool, typer.Option("--drop-identical-ids", help="Never the document with the query's own id.")
-    ] = False,
-    report: Annotated[Path | None, typer.Option("--report", help="What each rule removed, by query (.tsv).")] = None,
-    found: Annotated[Path | None, typer.Option("--found", help="Keep the run that an index gave.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="With an index: the queries' encoder.")] = None,
+    ranks: Ranks = "1:200",
+    depth: Depth = None,
+    absolute_margin: AbsoluteMargin = None,
+    relative_margin: RelativeMargin = None,
+    percent_of_positive: PercentOfPositive = None,
+    max_score: MaxScore = None,
+    min_score: MinScore = None,
+    positive_score: PositiveScore = None,
+    consistency_rank: ConsistencyRank = None,
+    skip: Skip = 0,
+    identical_ids: IdenticalIds = False,
+    teacher: Teacher = None,
+    reference: Reference = "min",
+    positive_grade: PositiveGrade = 1,
+    per_query: PerQuery = None,
+    choice: Choice = "top",
+    pad: Pad = "none",
+    positives: Positives = None,
+    report: Report = None,
+    found: Found = None,
+    model: Model = None,
     device: Device = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -98,53 +94,101 @@ def command(
 ) -> None:
     _check_outputs(out, positives, positive_score, pad, reference)
     with session(quiet=quiet):
-        from ...eval import open_collection, read_run, run_name, write_run
+        from ...eval import open_collection, read_run
         from ...files import check_output
-        from ..mining import mine, write_trace
+        from ..mining import MiningLimits, Selection
 
         outputs = [path for path in (out, positives, report, found) if path is not None]
         for path in outputs:
             check_output(path, overwrite=overwrite)
         opened = open_collection(collection)
-        window = _range(ranks)
-        depths: dict[str, Any] = {"ranks": window, "depth": depth, "consistency_rank": consistency_rank}
-        run = _candidates(source, opened, split, {**depths, "positive_grade": positive_grade}, model, device, found)
-        judgments = opened.judgments(split)
-        scores = None if teacher is None else read_run(teacher)
-        negatives, told = mine(
-            run,
-            judgments,
-            **depths,
-            absolute_margin=absolute_margin,
-            relative_margin=relative_margin,
-            percent_of_positive=percent_of_positive,
-            max_score=max_score,
-            min_score=min_score,
-            positive_score=positive_score,
-            skip=skip,
-            drop_identical_ids=identical_ids or opened.conventions.drop_identical_ids,
-            teacher=scores,
-            reference=reference,  # pyright: ignore[reportArgumentType] - checked by mine
+        limits = MiningLimits(
+            _range(ranks), absolute_margin, relative_margin, percent_of_positive, max_score, min_score, skip,
+            identical_ids or opened.conventions.drop_identical_ids, positive_score, consistency_rank,
+        )  # fmt: skip
+        job = _Job(
+            run=_candidates(source, opened, split, limits, depth, positive_grade, _Searching(model, device, found)),
+            judgments=opened.judgments(split),
+            limits=limits,
+            depth=depth,
+            teacher=None if teacher is None else read_run(teacher),
             positive_grade=positive_grade,
-            per_query=per_query,
-            choice=choice,  # pyright: ignore[reportArgumentType] - checked by mine
-            pad_from=opened.documents.ids if pad == "random" else None,
-            seed=seed,
-            tag=run_name(out),
         )
-        write_run(negatives, out)
+        selection = Selection(per_query, choice, seed)  # pyright: ignore[reportArgumentType] - it checks the name
+        pool = opened.documents.ids if pad == "random" else None
+        told = job.mine(selection, reference, pool, out, report)
         counts = told.counts()
         if positives is not None:
-            found_positive = _positives(run, judgments, depths, positive_score, scores, positive_grade)
-            _write_positives(found_positive, positives, positive_grade)
-            counts["pseudo_positives"] = len(found_positive.codes)
-        if report is not None and told.trace is not None:
-            write_trace(told.trace, report)
+            counts["pseudo_positives"] = job.write_positives(positives)
     if json:
         emit_json({"out": str(out), **counts})
     else:
         more = [f"pseudo-positives: {counts['pseudo_positives']}"] if positives is not None else []
         emit("\n".join([*told.lines(), *more, *(f"written: {path}" for path in outputs)]))
+
+
+@dataclass(frozen=True)
+class _Searching:
+    """How an index is searched for candidates, and where the run that it gives is kept."""
+
+    model: str | None
+    device: str | None
+    found: Path | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is mined, and the rules."""
+
+    run: Run
+    judgments: Judgments
+    limits: MiningLimits
+    depth: int | None
+    teacher: Run | None
+    positive_grade: int
+
+    def mine(self, selection: Selection, reference: str, pool: Ids | None, out: Path, report: Path | None) -> Any:
+        """Write the negatives, and what each rule removed; the report."""
+        from ...eval import run_name, write_run
+        from ..mining import mine, write_trace
+
+        negatives, told = mine(
+            self.run,
+            self.judgments,
+            self.limits,
+            selection,
+            depth=self.depth,
+            teacher=self.teacher,
+            reference=reference,  # pyright: ignore[reportArgumentType] - checked by mine
+            positive_grade=self.positive_grade,
+            pad_from=pool,
+            tag=run_name(out),
+        )
+        write_run(negatives, out)
+        if report is not None and told.trace is not None:
+            write_trace(told.trace, report)
+        return told
+
+    def write_positives(self, path: Path) -> int:
+        """Write what scores like a positive, as judgments by the name's ending, else as a run; how many there are."""
+        from ...eval import Judgments, run_name, write_qrels, write_run
+        from ..mining import pseudo_positives
+
+        assert self.limits.positive_score is not None  # _check_outputs asks for it
+        found = pseudo_positives(
+            self.run if self.depth is None else self.run.top(self.depth),
+            self.judgments,
+            score=self.limits.positive_score,
+            teacher=self.teacher,
+            ranks=self.limits.ranks,
+            positive_grade=self.positive_grade,
+        )
+        if path.name.removesuffix(".gz").endswith((".tsv", ".qrels")):
+            grades = {entry.qid: dict.fromkeys(entry.documents, self.positive_grade) for entry in found}
+            write_qrels(Judgments.from_dict(grades), path)
+        else:
+            write_run(found.replace(tag=run_name(path)), path)
+        return len(found.codes)
 
 
 def _check_outputs(out: Path, positives: Path | None, positive_score: float | None, pad: str, reference: str) -> None:
@@ -165,47 +209,35 @@ def _candidates(
     source: Path,
     collection: Collection,
     split: str,
-    settings: dict[str, Any],
-    model: str | None,
-    device: str | None,
-    found: Path | None,
+    limits: MiningLimits,
+    depth: int | None,
+    positive_grade: int,
+    searching: _Searching,
 ) -> Run:
     """The run, read or searched for."""
     from ...eval import read_run, run_name, write_run
 
+    found = searching.found
     if not source.is_dir():
-        if model is not None or found is not None:
+        if searching.model is not None or found is not None:
             raise ConfigError(f"--model and --found go with an index; {source} is no folder, so it is read as a run")
         return read_run(source)
     from ..mining.candidates import search_candidates
     from ..search import Retriever
 
-    retriever = Retriever.open(source, model, device=device)
-    run = search_candidates(retriever, collection, split, **settings, tag=run_name(found) if found else None)
+    run = search_candidates(
+        Retriever.open(source, searching.model, device=searching.device),
+        collection,
+        split,
+        ranks=limits.ranks,
+        depth=depth,
+        consistency_rank=limits.consistency_rank,
+        positive_grade=positive_grade,
+        tag=run_name(found) if found else None,
+    )
     if found is not None:
         write_run(run, found)
     return run
-
-
-def _positives(
-    run: Run, judgments: Any, depths: dict[str, Any], score: float | None, teacher: Run | None, grade: int
-) -> Run:
-    from ..mining import pseudo_positives
-
-    assert score is not None  # _check_outputs asks for it
-    cut = run if depths["depth"] is None else run.top(depths["depth"])
-    return pseudo_positives(cut, judgments, score=score, teacher=teacher, ranks=depths["ranks"], positive_grade=grade)
-
-
-def _write_positives(found: Run, path: Path, grade: int) -> None:
-    """Judgments by name's ending, else a run."""
-    from ...eval import Judgments, run_name, write_qrels, write_run
-
-    if path.name.removesuffix(".gz").endswith((".tsv", ".qrels")):
-        grades = {entry.qid: dict.fromkeys(entry.documents, grade) for entry in found}
-        write_qrels(Judgments.from_dict(grades), path)
-    else:
-        write_run(found.replace(tag=run_name(path)), path)
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -230,7 +230,23 @@ class ConsistentRanking:
 
 @dataclass(frozen=True)
 class MiningLimits:
-    """The limits that `mine` takes, and the filters that they stand for, in the order of application."""
+    """The rules of `mine` by their settings, in the order of application.
+
+    Attributes:
+        ranks: first and last rank, from 1, counted over the documents that are not positives.
+        absolute_margin: negatives score at least this much below the positive.
+        relative_margin: the same as a share of the positive's absolute score.
+        percent_of_positive: negatives score at most this share of the positive's (0.95 = relative margin 0.05).
+        max_score: negatives score at most this (denoising: give a cross-encoder's run as the teacher).
+        min_score: negatives score at least this.
+        skip: leave out the first so many of what all other rules left.
+        drop_identical_ids: leave out the document that has the query's own id.
+        positive_score: what scores this or more is held relevant and is no negative (`pseudo_positives` gives those).
+        consistency_rank: see `ConsistentRanking`.
+
+    Raises:
+        ConfigError: limits that contradict each other.
+    """
 
     ranks: tuple[int, int] = (1, 200)
     absolute_margin: float | None = None
@@ -244,7 +260,6 @@ class MiningLimits:
     consistency_rank: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for limits that contradict each other."""
         if self.relative_margin is not None and self.percent_of_positive is not None:
             raise ConfigError(
                 f"relative_margin {self.relative_margin} and percent_of_positive {self.percent_of_positive} "

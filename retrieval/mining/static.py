@@ -48,50 +48,33 @@ class Selection:
 def mine(
     run: Run,
     judgments: Judgments,
+    limits: MiningLimits | None = None,
+    selection: Selection | None = None,
     *,
-    ranks: tuple[int, int] = (1, 200),
     depth: int | None = None,
-    absolute_margin: float | None = None,
-    relative_margin: float | None = None,
-    percent_of_positive: float | None = None,
-    max_score: float | None = None,
-    min_score: float | None = None,
-    positive_score: float | None = None,
-    consistency_rank: int | None = None,
-    skip: int = 0,
-    drop_identical_ids: bool = False,
     teacher: Run | None = None,
     reference: Reference = "min",
     positive_grade: int = 1,
-    per_query: int | None = None,
-    choice: Choice = "top",
     pad_from: Ids | None = None,
-    seed: int = 0,
     tag: str | None = None,
 ) -> tuple[Run, MiningReport]:
     """Take hard negatives from a run.
 
+        limits = MiningLimits(ranks=(10, 200), relative_margin=0.05)
+        negatives, report = mine(run, judgments, limits, Selection(per_query=8, choice="random"))
+
     Args:
         run: what a retriever found for the training queries.
         judgments: what is relevant; a document judged at `positive_grade` or above is never a negative.
-        ranks: first and last rank, from 1, counted over the documents that are not positives.
+        limits: ranks, score margins and the other rules against false negatives; ranks 1 to 200 alone by default.
+        selection: which of those that are left; all by default.
         depth: look at so many documents of each list only, positives counted.
-        absolute_margin: negatives score at least this much below the positive.
-        relative_margin: the same as a share of the positive's absolute score.
-        percent_of_positive: negatives score at most this share of the positive's (0.95 = relative margin 0.05).
-        max_score: negatives score at most this (denoising: give a cross-encoder's run as `teacher`).
-        min_score: negatives score at least this.
-        positive_score: what scores this or more is held relevant and is no negative (`pseudo_positives` gives those).
-        consistency_rank: see `ConsistentRanking`.
-        skip: leave out the first so many of what all other rules left.
-        drop_identical_ids: leave out the document that has the query's own id.
-        teacher: a run whose scores the margins and limits use in place of `run`'s. Pairs that it lacks are left out and
-            counted; it should hold the positives (rerank with `add_positives`).
+        teacher: a run whose scores the limits use in place of `run`'s. Pairs that it lacks are left out and counted;
+            it should hold the positives (rerank with `add_positives`).
         reference: which positive's score counts where there are several: the lowest, the highest, or each its own
             (NV-Retriever); "own" gives a list for each scored positive, in the columns `list_id` and `reference`.
-        per_query, choice, seed: see `Selection`.
-        pad_from: fill lists shorter than `per_query` with random ones of these documents, neither found by the run nor
-            positives; the column `padded` is 1 for them, and they are counted apart. None never pads.
+        pad_from: fill lists shorter than the selection's `per_query` with random ones of these documents, neither found
+            by the run nor positives; the column `padded` is 1 for them, and they are counted apart. None never pads.
         tag: name of the new run.
 
     Returns:
@@ -102,12 +85,8 @@ def mine(
     Raises:
         ConfigError: settings that contradict each other, or a run that is not deep enough for `consistency_rank`.
     """
-    limits = MiningLimits(
-        ranks, absolute_margin, relative_margin, percent_of_positive, max_score, min_score, skip, drop_identical_ids,
-        positive_score, consistency_rank,
-    )  # fmt: skip
-    selection = Selection(per_query, choice, seed)
-    own = _own_or_padding(reference, pad_from, per_query)
+    limits, selection = limits or MiningLimits(), selection or Selection()
+    own = _own_or_padding(reference, pad_from, selection.per_query)
     if depth is not None:
         run = run.top(depth)
     pool = make_pool(
@@ -120,7 +99,7 @@ def mine(
     else:
         mined, report = mine_with(pool, rules, selection)
         if pad_from is not None:
-            settings = Padding(pad_from, per_query or 0, seed, drop_identical_ids)
+            settings = Padding(pad_from, selection.per_query or 0, selection.seed, limits.drop_identical_ids)
             fillable = pool.judged & ~_dropped(pool, rules)
             mined, added = pad(mined, run, fillable, settings, judgments, positive_grade)
             report = _with_padding(report, added, settings.per_query)
