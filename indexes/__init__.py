@@ -1,4 +1,4 @@
-"""Vectors or terms in, hits out: one layer over FAISS, torch, bm25s and Lucene.
+"""Vectors or terms in, hits out: one layer over FAISS, torch, bm25s, Lucene, Seismic and our own.
 
     plan = BuildPlan(parse_backend("faiss:IVF256,Flat"), similarity="cosine")
     index = build_dense("out", ids, encode, plan=plan)
@@ -15,30 +15,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base import Hits, Index, Options, pad_hits
     from .bm25s_index import Bm25sIndex
-    from .building import build_dense, build_lexical
+    from .building import build_dense, build_lexical, build_sparse
     from .faiss_index import FaissIndex
     from .lucene_index import LuceneIndex
     from .manifest import FileRecord, Manifest, read_manifest
     from .parts import write_part
     from .plan import BackendSpec, BuildPlan, Executor
     from .registry import BACKENDS, Backend, open_index, parse_backend
+    from .sparse import SparseShards, SparseShardWriter
     from .torch_index import TorchIndex
     from .updating import append, delete
-    from .vectors import Shard, ShardWriter, VectorShards, fixed_shards
+    from .vectors import Shard, ShardWriter, VectorShards, Writer, fixed_shards
 
 _HOMES = {
     "base": ("Hits", "Index", "Options", "pad_hits"),
     "bm25s_index": ("Bm25sIndex",),
-    "building": ("build_dense", "build_lexical"),
+    "building": ("build_dense", "build_lexical", "build_sparse"),
     "faiss_index": ("FaissIndex",),
     "lucene_index": ("LuceneIndex",),
     "manifest": ("FileRecord", "Manifest", "read_manifest"),
     "parts": ("write_part",),
     "plan": ("BackendSpec", "BuildPlan", "Executor"),
     "registry": ("BACKENDS", "Backend", "open_index", "parse_backend"),
+    "sparse": ("SparseShardWriter", "SparseShards"),
     "torch_index": ("TorchIndex",),
     "updating": ("append", "delete"),
-    "vectors": ("Shard", "ShardWriter", "VectorShards", "fixed_shards"),
+    "vectors": ("Shard", "ShardWriter", "VectorShards", "Writer", "fixed_shards"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -58,11 +60,15 @@ __all__ = [
     "Options",
     "Shard",
     "ShardWriter",
+    "SparseShardWriter",
+    "SparseShards",
     "TorchIndex",
     "VectorShards",
+    "Writer",
     "append",
     "build_dense",
     "build_lexical",
+    "build_sparse",
     "delete",
     "fixed_shards",
     "open_index",

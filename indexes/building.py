@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from ..errors import BackendError, ConfigError, IndexMismatch, OutputExists
 from ..files import fsync_dir, read_json, write_json
@@ -21,12 +22,13 @@ from ..ids import Ids, ids_file
 from ..progress import task
 from . import folder as folders
 from .base import Index
-from .manifest import BUILDING, FORMAT, LOCK, Manifest, read_manifest, record_files
+from .manifest import BUILDING, FORMAT, LOCK, Kind, Manifest, read_manifest, record_files
 from .plan import BuildPlan, sequential
-from .registry import Backend, find_backend, open_index
-from .vectors import ShardWriter, VectorShards, fixed_shards
+from .registry import find_backend, open_index
+from .shards import Shards, VectorKind, open_shards, writer_for
+from .vectors import Writer, fixed_shards
 
-__all__ = ["build_dense", "build_lexical", "describe", "prepare", "refuse_other_plan", "unfinished"]
+__all__ = ["build_dense", "build_lexical", "build_sparse", "describe", "prepare", "refuse_other_plan", "unfinished"]
 
 
 def build_dense(out: str | Path, ids: Ids, encode: Callable[[int, int], np.ndarray], *, plan: BuildPlan) -> Index:
@@ -45,22 +47,42 @@ def build_dense(out: str | Path, ids: Ids, encode: Callable[[int, int], np.ndarr
         DataError: a document id occurs twice; vectors that are not finite or of the wrong shape.
         BackendError: the engine failed, or the disk is full; finished shards are kept and the same plan resumes.
     """
-    backend = find_backend(plan.backend, "dense")
+    return _build_vectors("dense", Path(out), ids, encode, plan)
+
+
+def build_sparse(out: str | Path, ids: Ids, encode: Callable[[int, int], csr_matrix], *, plan: BuildPlan) -> Index:
+    """Build a sparse index and open it.
+
+    Args:
+        out: the index folder.
+        ids: row → document id.
+        encode: gives the vectors of rows start:stop as a scipy CSR matrix (stop - start, vocabulary), weights not
+            negative; a pure function of the shard. Not called when the plan has an executor.
+        plan: what to build; its similarity is "dot" and its dtype "float32".
+
+    Raises: as `build_dense`.
+    """
+    return _build_vectors("sparse", Path(out), ids, encode, plan)
+
+
+def _build_vectors(kind: VectorKind, out: Path, ids: Ids, encode: Callable[[int, int], Any], plan: BuildPlan) -> Index:
+    backend = find_backend(plan.backend, kind)
+    writer_for(kind, out, plan)  # refuses what this kind cannot be before anything is written
     ids.refuse_duplicates("document")
     shards = fixed_shards(len(ids), plan.shard_size)
-    with _start(Path(out), plan, ids) as site:
+    with _start(out, plan, ids) as site:
         if not site.finished:
-            writer = ShardWriter(site.folder / "vectors", plan.dtype, plan.similarity == "cosine")
+            writer = writer_for(kind, site.folder, plan)
             with _explain_full_disk(
                 site.folder, lambda: f"{len(shards) - len(writer.missing(shards))} of {len(shards)} vector shards"
             ):
                 _encode(writer, len(ids), encode, plan)
-                vectors = VectorShards.open(writer.folder, plan.dtype)
+                vectors = open_shards(kind, site.folder, plan)
                 if len(vectors) != len(ids):
                     raise IndexMismatch(f"{len(vectors)} vectors for {len(ids)} document ids", path=writer.folder)
                 ids.save(ids_file(site.folder))
-                built = backend.load().build_dense(site.folder, vectors, ids, plan)
-                site.finish(_manifest(site.folder, backend, plan, built, len(ids), vectors))
+                built = getattr(backend.load(kind), f"build_{kind}")(site.folder, vectors, ids, plan)
+                site.finish(_manifest(site.folder, kind, plan, built, vectors))
     return open_index(out)
 
 
@@ -81,12 +103,12 @@ def build_lexical(out: str | Path, ids: Ids, texts: Callable[[int, int], Sequenc
         if not site.finished:
             with _explain_full_disk(site.folder, lambda: "nothing that can be used"):
                 ids.save(ids_file(site.folder))
-                built = backend.load().build_lexical(site.folder, ids, _checked(texts), plan)
-                site.finish(_manifest(site.folder, backend, plan, built, len(ids), None))
+                built = backend.load("bm25").build_lexical(site.folder, ids, _checked(texts), plan)
+                site.finish(_manifest(site.folder, "bm25", plan, built, ids))
     return open_index(out)
 
 
-def _encode(writer: ShardWriter, count: int, encode: Callable[[int, int], np.ndarray], plan: BuildPlan) -> None:
+def _encode(writer: Writer, count: int, encode: Callable[[int, int], Any], plan: BuildPlan) -> None:
     shards = fixed_shards(count, plan.shard_size)
     missing = writer.missing(shards)
     if missing:
@@ -97,8 +119,8 @@ def _encode(writer: ShardWriter, count: int, encode: Callable[[int, int], np.nda
     left = writer.missing(shards)
     if left:
         raise BackendError(
-            f"the executor returned, but {len(left)} of {len(missing)} shards are not written (first: {left[0].file}); "
-            "run the same command again to resume"
+            f"the executor returned, but {len(left)} of {len(missing)} shards are not written (first: "
+            f"{writer.path(left[0]).name}); run the same command again to resume"
         )
 
 
@@ -112,16 +134,15 @@ def _checked(texts: Callable[[int, int], Sequence[str]]) -> Callable[[int, int],
     return call
 
 
-def _manifest(
-    folder: Path, backend: Backend, plan: BuildPlan, built: Mapping[str, Any], count: int, vectors: VectorShards | None
-) -> Manifest:
+def _manifest(folder: Path, kind: Kind, plan: BuildPlan, built: Mapping[str, Any], indexed: Shards | Ids) -> Manifest:
     """The manifest of what the engine wrote. The engine's answer holds `settings`, `versions` and `keep_vectors`."""
+    vectors = None if isinstance(indexed, Ids) else indexed
     keep = vectors is not None and (built["keep_vectors"] if plan.keep_vectors is None else plan.keep_vectors)
     return Manifest(
-        kind=backend.kind,
-        backend=backend.name,
+        kind=kind,
+        backend=plan.backend.name,
         settings=dict(built["settings"]),
-        count=count,
+        count=len(indexed),
         dimension=None if vectors is None else vectors.dimension,
         similarity=None if vectors is None else plan.similarity,
         dtype=plan.dtype if keep else None,

@@ -1,7 +1,8 @@
 """Making the vector shards of one index by many tasks at once, on as many machines as share a disk.
 
 Every task writes its own shards; each is written atomically and is a pure function of its rows, so tasks need no lock
-among themselves. Afterwards `build_dense` with the same plan finds the shards there and completes the index.
+among themselves. Afterwards `build_dense` or `build_sparse` with the same plan finds the shards there and completes
+the index.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ConfigError, OutputExists
 from ..ids import Ids
 from ..progress import task
 from . import building, folder
 from .plan import BuildPlan, sequential
-from .registry import find_backend
-from .vectors import ShardWriter, fixed_shards
+from .registry import BACKENDS
+from .shards import writer_for
+from .vectors import fixed_shards
 
 __all__ = ["write_part"]
 
@@ -30,7 +30,7 @@ _PATIENCE = 60.0
 def write_part(
     out: str | Path,
     ids: Ids,
-    encode: Callable[[int, int], np.ndarray],
+    encode: Callable[[int, int], Any],
     *,
     plan: BuildPlan,
     number: int,
@@ -39,7 +39,7 @@ def write_part(
     """Write the missing shards of task `number` of `count`: those whose number is `number` modulo `count`.
 
     Args:
-        out, ids, encode, plan: as for `build_dense`; the plan cannot overwrite.
+        out, ids, encode, plan: as for `build_dense` or `build_sparse`; the plan cannot overwrite.
         number: of this task, from 0.
         count: how many tasks share the shards.
 
@@ -54,12 +54,14 @@ def write_part(
         raise ConfigError(f"part {number} of {count}: expected a number from 0 to {count - 1}")
     if plan.overwrite:
         raise ConfigError("tasks that share an index cannot overwrite one; remove it first, or give another output")
-    find_backend(plan.backend, "dense")
-    ids.refuse_duplicates("document")
+    kind = BACKENDS[plan.backend.name].vectors
+    if kind is None:
+        raise ConfigError(f"back-end {plan.backend.name!r} takes texts, so there are no vectors to share out")
     site = Path(out).absolute()
+    writer = writer_for(kind, site, plan)
+    ids.refuse_duplicates("document")
     _join(site, building.describe(plan, ids))
     shards = fixed_shards(len(ids), plan.shard_size)
-    writer = ShardWriter(site / "vectors", plan.dtype, plan.similarity == "cosine")
     mine = [shard for shard in writer.missing(shards) if shard.number % count == number]
     with task("encode", sum(map(len, mine))) as advance:
         (plan.executor or sequential(encode, advance))(writer, mine)

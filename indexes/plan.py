@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from ..errors import ConfigError
 from ..ids import Ids, hash_strings
-from .vectors import DTYPES, Dtype, Shard, ShardWriter
+from .vectors import DTYPES, Dtype, Shard, Writer
 
 __all__ = ["BackendSpec", "BuildPlan", "Executor", "Similarity", "sequential"]
 
 Similarity = Literal["dot", "cosine"]
 
-Executor = Callable[[ShardWriter, Sequence[Shard]], None]
+Executor = Callable[[Writer, Sequence[Shard]], None]
 """Runs the missing shards: for each one it computes the vectors and calls `writer.write(shard, vectors)`.
 
 The writer is picklable and writes each shard atomically, so shards may be made in any order by threads, one process a
@@ -92,10 +90,10 @@ class BuildPlan:
         }
 
 
-def sequential(encode: Callable[[int, int], np.ndarray], advance: Callable[[int], object]) -> Executor:
+def sequential(encode: Callable[[int, int], Any], advance: Callable[[int], object]) -> Executor:
     """The default executor: encode shard by shard in this process, telling `advance` how many rows are done."""
 
-    def run(writer: ShardWriter, missing: Sequence[Shard]) -> None:
+    def run(writer: Writer, missing: Sequence[Shard]) -> None:
         for shard in missing:
             writer.write(shard, encode(shard.start, shard.stop))
             advance(len(shard))

@@ -166,7 +166,7 @@ def _keep_rows(change: _Change, keep: np.ndarray) -> None:
     for number, array in enumerate(shards.arrays):
         mine = keep[shards.starts[number] : shards.starts[number + 1]]
         if not mine.all():
-            save_array(change.folder / "vectors" / Shard(number, 0, 0).file, np.asarray(array)[mine])
+            save_array(change.writer.path(Shard(number, 0, 0)), np.asarray(array)[mine])
 
 
 def _append_torch(change: _Change, ids: Ids, documents: np.ndarray | Sequence[str]) -> None:

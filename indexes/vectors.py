@@ -8,14 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_path
 
-__all__ = ["DTYPES", "Dtype", "Shard", "ShardWriter", "VectorShards", "fixed_shards", "normalised", "to_float32"]
+__all__ = [
+    "DTYPES",
+    "Dtype",
+    "Shard",
+    "ShardWriter",
+    "VectorShards",
+    "Writer",
+    "fixed_shards",
+    "normalised",
+    "to_float32",
+]
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, np.dtype] = {
@@ -37,8 +47,9 @@ class Shard:
         return self.stop - self.start
 
     @property
-    def file(self) -> str:
-        return f"{self.number:05d}.npy"
+    def name(self) -> str:
+        """The file's name without its suffix."""
+        return f"{self.number:05d}"
 
 
 def fixed_shards(count: int, size: int) -> list[Shard]:
@@ -49,24 +60,39 @@ def fixed_shards(count: int, size: int) -> list[Shard]:
 
 
 @dataclass(frozen=True)
-class ShardWriter:
-    """Writes shards into a folder. Picklable: hand it to other processes.
+class Writer:
+    """Where the shards of an index go, whatever their vectors are like. Picklable: hand it to other processes.
 
     Attributes:
         folder: INDEX/vectors.
+    """
+
+    suffix: ClassVar[str]
+    folder: Path
+
+    def path(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.name}{self.suffix}"
+
+    def missing(self, shards: Sequence[Shard]) -> list[Shard]:
+        return [shard for shard in shards if not self.path(shard).exists()]
+
+    def write(self, shard: Shard, vectors: Any) -> None:
+        """Store the vectors of one shard atomically."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ShardWriter(Writer):
+    """Writes dense shards into a folder.
+
+    Attributes:
         dtype: how values are stored.
         normalise: scale every row to unit length first (cosine similarity); zero rows stay zero.
     """
 
-    folder: Path
+    suffix: ClassVar[str] = ".npy"
     dtype: Dtype = "float32"
     normalise: bool = False
-
-    def path(self, shard: Shard) -> Path:
-        return self.folder / shard.file
-
-    def missing(self, shards: Sequence[Shard]) -> list[Shard]:
-        return [shard for shard in shards if not self.path(shard).exists()]
 
     def write(self, shard: Shard, vectors: np.ndarray) -> None:
         """Store the vectors of one shard: to a temporary name, fsync, rename.

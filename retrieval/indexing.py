@@ -12,10 +12,11 @@ from ..errors import ConfigError
 from ..eval.chunking import ChunkedDocuments, Chunking, TokenOffsets, chunk_documents, token_offsets
 from ..eval.collection import Collection, Documents, open_collection
 from ..indexes.base import Index
-from ..indexes.building import build_dense, build_lexical
+from ..indexes.building import build_dense, build_lexical, build_sparse
+from ..indexes.manifest import Kind
 from ..indexes.parts import write_part
 from ..indexes.plan import BuildPlan, Executor
-from ..indexes.registry import BACKENDS, parse_backend
+from ..indexes.registry import BACKENDS, fitting, parse_backend
 from .encoders.base import Encoder, EncoderIdentity, identity
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["BM25", "build_index", "collection_record", "encode_part"]
 
 BM25 = "bm25"
-_DEFAULT = {"bm25": "bm25s", "dense": "faiss"}
+_DEFAULT: dict[str, str] = {"bm25": "bm25s", "dense": "faiss", "sparse": "exact"}
 _WORD = re.compile(r"\w+")
 
 
@@ -62,8 +63,9 @@ def build_index(
         collection: a collection, or what `open_collection` takes.
         out: the index folder.
         retriever: "bm25", an encoder, or what `load_encoder` takes (a path, a hub id, "minilm").
-        backend: "bm25s" (default) or "lucene" for BM25; "faiss" (default; Flat), "faiss:FACTORY" or "torch" for
-            vectors. FAISS comes with the extra `cpu` or `gpu`; without it this says so and names the command.
+        backend: "bm25s" (default), "lucene" or "exact" for BM25; "faiss" (default; Flat), "faiss:FACTORY" or "torch"
+            for dense vectors; "exact" (default), "lucene" or "seismic" for sparse ones. FAISS comes with the extra
+            `cpu` or `gpu`, exact with `sparse`; without them this says so and names the command.
         chunking: cut long documents into chunks, which are searched with MaxP; None indexes whole documents.
         tokenizer: what chunks are counted by: a fast tokenizer, its name, or `TokenOffsets`. The default is the
             encoder's own, and words for BM25 and for encoders without one.
@@ -84,7 +86,8 @@ def build_index(
         return build_lexical(out, job.documents.ids, _texts(job.documents), plan=job.plan)
     from .encoders.corpus import shard_encoding
 
-    return build_dense(out, job.documents.ids, shard_encoding(job.encoder, job.documents), plan=job.plan)
+    build = build_sparse if BACKENDS[job.plan.backend.name].vectors == "sparse" else build_dense
+    return build(out, job.documents.ids, shard_encoding(job.encoder, job.documents), plan=job.plan)
 
 
 def encode_part(
@@ -147,12 +150,12 @@ def _job(
 ) -> _Job:
     opened = open_collection(collection) if isinstance(collection, str | Path) else collection
     encoder = _encoder(retriever, encoder_settings)
-    kind = "bm25" if encoder is None else _kind(encoder)
+    kind: Kind = "bm25" if encoder is None else _kind(encoder)
     spec = parse_backend(backend or _DEFAULT[kind])
-    if BACKENDS[spec.name].kind != kind:
-        fitting = ", ".join(name for name, known in BACKENDS.items() if known.kind == kind)
-        raise ConfigError(f"retriever {_shown(retriever)} makes {kind} indexes, back-end {spec.name!r} does not; "
-                          f"take {fitting}")  # fmt: skip
+    if kind not in BACKENDS[spec.name].modules:
+        raise ConfigError(
+            f"retriever {_shown(retriever)} makes {kind} indexes, back-end {spec.name!r} does not; take {fitting(kind)}"
+        )
     documents = opened.documents
     if chunks.chunking is not None:
         documents = _chunks(documents, chunks.chunking, chunks.tokenizer, encoder)
@@ -163,11 +166,11 @@ def _job(
             overwrite=storage.overwrite,
         )  # fmt: skip
     else:
-        plan = _dense_plan(spec, storage, record, encoder)
+        plan = _vector_plan(spec, storage, record, encoder)
     return _Job(documents, encoder, plan)
 
 
-def _dense_plan(spec: Any, storage: _Storage, record: dict[str, Any], encoder: Encoder) -> BuildPlan:
+def _vector_plan(spec: Any, storage: _Storage, record: dict[str, Any], encoder: Encoder) -> BuildPlan:
     declared = identity(encoder)
     return BuildPlan(
         spec, shard_size=storage.shard_size, similarity=_similarity(declared), dtype=storage.dtype,
@@ -190,16 +193,20 @@ def _encoder(retriever: str | Path | Encoder, settings: Mapping[str, Any]) -> En
     return retriever
 
 
-def _kind(encoder: Encoder) -> str:
+def _kind(encoder: Encoder) -> Kind:
     """The kind of index that an encoder's vectors want; a class that declares nothing is held to be dense."""
     declared = identity(encoder)
     kind = "dense" if declared is None else declared.kind
     if kind not in _DEFAULT:
         raise ConfigError(
             f"{_shown(encoder)} gives {kind} vectors, and there is no back-end for {kind} indexes; there are "
-            f"{', '.join(f'{name} ({known.kind})' for name, known in BACKENDS.items())}"
+            f"{', '.join(_with_kinds(name) for name in BACKENDS)}"
         )
     return kind
+
+
+def _with_kinds(name: str) -> str:
+    return f"{name} ({', '.join(BACKENDS[name].modules)})"
 
 
 def _similarity(declared: EncoderIdentity | None) -> Similarity:
@@ -209,7 +216,7 @@ def _similarity(declared: EncoderIdentity | None) -> Similarity:
     if declared.similarity == "cosine":
         return "cosine"
     raise ConfigError(
-        f"{declared.name!r} compares vectors by {declared.similarity!r}; dense indexes search by 'dot' or 'cosine'"
+        f"{declared.name!r} compares vectors by {declared.similarity!r}; indexes search by 'dot' or 'cosine'"
     )
 
 

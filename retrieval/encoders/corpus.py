@@ -12,10 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from ...errors import BackendError, ConfigError, RtkError
-from ...indexes.vectors import Shard, ShardWriter
+from ...indexes.vectors import Shard, Writer
 from ...progress import task
 from .base import Encoder, Vectors
 
@@ -53,7 +51,7 @@ def encode_range(encoder: Encoder, documents: Texts, start: int, stop: int) -> V
 
 
 def shard_encoding(encoder: Encoder, documents: Texts) -> Callable[[int, int], Any]:
-    """`encode(start, stop)` as `rtk.indexes.build_dense` calls it for every missing shard."""
+    """`encode(start, stop)` as `rtk.indexes.build_dense` and `build_sparse` call it for every missing shard."""
 
     def encode(start: int, stop: int) -> Vectors:
         return encode_range(encoder, documents, start, stop)
@@ -64,14 +62,14 @@ def shard_encoding(encoder: Encoder, documents: Texts) -> Callable[[int, int], A
 def encode_shards(
     encoder: Encoder,
     documents: Texts,
-    writer: ShardWriter,
+    writer: Writer,
     shards: Sequence[Shard],
     *,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> None:
-    """Encode dense shards one after another and write each as soon as it is there."""
+    """Encode shards one after another and write each as soon as it is there."""
     for shard in shards:
-        writer.write(shard, np.asarray(encode_range(encoder, documents, shard.start, shard.stop)))
+        writer.write(shard, encode_range(encoder, documents, shard.start, shard.stop))
         advance(len(shard))
 
 
@@ -132,7 +130,7 @@ class DeviceExecutor:
         if not self.devices:
             raise ConfigError("no devices to encode on; expected at least one, such as 'cpu' or 'cuda:0'")
 
-    def __call__(self, writer: ShardWriter, missing: Sequence[Shard]) -> None:
+    def __call__(self, writer: Writer, missing: Sequence[Shard]) -> None:
         """Write all of `missing`.
 
         Raises:
@@ -177,7 +175,7 @@ class DeviceExecutor:
                     advance(message)
 
 
-def _work(executor: DeviceExecutor, device: str, writer: ShardWriter, shards: Sequence[Shard], messages: Any) -> None:
+def _work(executor: DeviceExecutor, device: str, writer: Writer, shards: Sequence[Shard], messages: Any) -> None:
     """One process: sends rows done, None at the end, or a string saying what failed."""
     try:
         encoder = executor.source.load(device=device)

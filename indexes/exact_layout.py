@@ -1,0 +1,203 @@
+"""The exact index's arrays: an inverted index in blocks of documents, and the same vectors by document.
+
+Documents have positions, in an order that puts similar ones into the same block of `BLOCK`; `order` leads back to rows.
+For each term the inverted index has one entry for each block with the term: the block, how many of its documents have
+it, and the largest of their weights; and for each posting the place in the block and the weight. Weights there are
+eight bits, rounded up to a multiple of the term's `scale`, so that what is computed from them is never too low: bounds
+find candidates, and the float32 weights by document give the scores. Block-max pruning follows BMP (Mallia, Suel and
+Tonellotto, SIGIR 2024), with postings by term where BMP keeps them by block.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..files import atomic_path
+from .jit import jit
+from .sparse import SparseShards
+from .vectors import map_array
+
+__all__ = ["BLOCK", "Layout", "open_layout", "write_layout"]
+
+BLOCK = 64
+_LEVELS = 255
+_FILES = ("order", "bounds", "terms", "weights", "entry_bounds", "posting_bounds", "entry_block", "entry_maximum",
+          "entry_count", "posting_place", "posting_weight", "scale")  # fmt: skip
+
+
+class Layout(NamedTuple):
+    """The arrays of an exact index; `p` positions, `e` entries and `n` postings, `v` terms.
+
+    Attributes:
+        order: (p,) int32, position → row.
+        bounds: (p + 1,) int64: position i has terms[bounds[i]:bounds[i + 1]].
+        terms: (n,) uint16, or uint32 where the vocabulary is larger; ascending in each document.
+        weights: (n,) float32.
+        entry_bounds: (v + 1,) int64: term t has the entries entry_bounds[t]:entry_bounds[t + 1].
+        posting_bounds: (v + 1,) int64, the same for postings.
+        entry_block: (e,) uint32, ascending in each term.
+        entry_maximum: (e,) uint8, the largest weight of the entry in units of the term's scale, rounded up.
+        entry_count: (e,) uint8, postings of the entry.
+        posting_place: (n,) uint8, the document's place in its block.
+        posting_weight: (n,) uint8, the weight in units of the term's scale, rounded up; at least 1.
+        scale: (v,) float64: no weight of term t is above posting_weight · scale[t].
+    """
+
+    order: np.ndarray
+    bounds: np.ndarray
+    terms: np.ndarray
+    weights: np.ndarray
+    entry_bounds: np.ndarray
+    posting_bounds: np.ndarray
+    entry_block: np.ndarray
+    entry_maximum: np.ndarray
+    entry_count: np.ndarray
+    posting_place: np.ndarray
+    posting_weight: np.ndarray
+    scale: np.ndarray
+
+
+def open_layout(folder: Path) -> Layout:
+    """Memory-map the arrays that `write_layout` wrote."""
+    return Layout(*(map_array(folder / f"{name}.npy") for name in _FILES))
+
+
+def write_layout(folder: Path, shards: SparseShards, order: np.ndarray) -> None:
+    """Write the arrays for documents in this order; memory holds the tables of terms, the rest is mapped files.
+
+    Args:
+        folder: INDEX/exact.
+        shards: the vectors.
+        order: (documents,) int32, position → row.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    bounds = _bounds(shards, order)
+    _write(folder, "order", order.astype(np.int32))
+    _write(folder, "bounds", bounds)
+    postings = int(bounds[-1])
+    kind = np.dtype(np.uint16 if shards.dimension <= 1 << 16 else np.uint32)
+    with _array(folder, "terms", kind, postings) as terms, _array(folder, "weights", np.float32, postings) as weights:
+        position = np.empty(len(order), dtype=np.int64)
+        position[order] = np.arange(len(order))
+        for first, part in shards.blocks():
+            _forward(part.indptr, part.indices, part.data, position[first : first + len(part.indptr) - 1],
+                     bounds, terms, weights)  # fmt: skip
+        _write_inverted(folder, bounds, terms, weights, shards.dimension)
+
+
+def _write_inverted(folder: Path, bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, vocabulary: int) -> None:
+    counts, entries, largest = _statistics(bounds, terms, weights, vocabulary)
+    scale = np.maximum(largest.astype(np.float64) / _LEVELS * (1 + 1e-12), np.finfo(np.float64).tiny)
+    entry_bounds, posting_bounds = (np.concatenate([[0], np.cumsum(each)]) for each in (entries, counts))
+    for name, array in (("entry_bounds", entry_bounds), ("posting_bounds", posting_bounds), ("scale", scale)):
+        _write(folder, name, array)
+    size, length = int(entry_bounds[-1]), int(posting_bounds[-1])
+    with (
+        _array(folder, "entry_block", np.uint32, size) as block,
+        _array(folder, "entry_maximum", np.uint8, size) as maximum,
+        _array(folder, "entry_count", np.uint8, size) as count,
+        _array(folder, "posting_place", np.uint8, length) as place,
+        _array(folder, "posting_weight", np.uint8, length) as weight,
+    ):
+        _invert(bounds, terms, weights, scale, entry_bounds[:-1].copy(), posting_bounds[:-1].copy(),
+                block, maximum, count, place, weight)  # fmt: skip
+
+
+@contextmanager
+def _array(folder: Path, name: str, dtype: np.dtype | type, size: int) -> Iterator[np.ndarray]:
+    """A new .npy file of one dimension, mapped while it is filled, in place under its name when it is whole.
+
+    The space is taken first: a full disk is then an OSError, not a signal in the middle of a kernel.
+    """
+    with atomic_path(folder / f"{name}.npy") as path:
+        if not size:
+            np.save(path, np.zeros(0, dtype))
+            yield np.zeros(0, dtype)
+            return
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
+        with open(path, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+        yield mapped.view(np.ndarray)
+        mapped.flush()
+
+
+def _write(folder: Path, name: str, array: np.ndarray) -> None:
+    with _array(folder, name, array.dtype, len(array)) as file:
+        file[:] = array
+
+
+def _bounds(shards: SparseShards, order: np.ndarray) -> np.ndarray:
+    lengths = np.concatenate([np.diff(part.indptr) for _, part in shards.blocks()]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64)
+
+
+@jit
+def _forward(
+    indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, position: np.ndarray,
+    bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray,
+) -> None:  # fmt: skip
+    """Copy a shard's documents to their positions."""
+    for row in range(len(position)):
+        to = bounds[position[row]]
+        for at in range(indptr[row], indptr[row + 1]):
+            terms[to] = indices[at]
+            weights[to] = data[at]
+            to += 1
+
+
+@jit
+def _statistics(
+    bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, vocabulary: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each term its postings, its entries and its largest weight."""
+    counts = np.zeros(vocabulary, np.int64)
+    entries = np.zeros(vocabulary, np.int64)
+    largest = np.zeros(vocabulary, np.float32)
+    last = np.full(vocabulary, -1, np.int64)
+    for position in range(len(bounds) - 1):
+        block = position // BLOCK
+        for at in range(bounds[position], bounds[position + 1]):
+            term = terms[at]
+            counts[term] += 1
+            if last[term] != block:
+                last[term] = block
+                entries[term] += 1
+            largest[term] = max(largest[term], weights[at])
+    return counts, entries, largest
+
+
+@jit
+def _invert(
+    bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, scale: np.ndarray,
+    next_entry: np.ndarray, next_posting: np.ndarray,
+    block: np.ndarray, maximum: np.ndarray, count: np.ndarray, place: np.ndarray, weight: np.ndarray,
+) -> None:  # fmt: skip
+    """Write entries and postings term by term, walking over the documents once."""
+    last = np.full(len(scale), -1, np.int64)
+    for position in range(len(bounds) - 1):
+        here = position // BLOCK
+        for at in range(bounds[position], bounds[position + 1]):
+            term = terms[at]
+            value = np.float64(weights[at])
+            level = max(1, int(np.ceil(value / scale[term])))
+            if level * scale[term] < value:  # the division rounded down
+                level += 1
+            entry = next_entry[term] - 1
+            if last[term] != here:
+                last[term] = here
+                entry = next_entry[term]
+                next_entry[term] += 1
+                block[entry] = here
+                maximum[entry] = 0
+                count[entry] = 0
+            maximum[entry] = max(maximum[entry], level)
+            count[entry] += 1
+            place[next_posting[term]] = position % BLOCK
+            weight[next_posting[term]] = level
+            next_posting[term] += 1

@@ -1,0 +1,168 @@
+"""The exact sparse index: equal to a dense float64 product with strict ties, whatever the data, and what it counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rtk.errors import ConfigError, DataError
+from rtk.ids import Ids
+from rtk.indexes import BuildPlan, build_sparse, parse_backend
+
+pytest.importorskip("numba", reason="the sparse extra is not installed")
+
+DOCUMENTS = [[1, 0, 2, 0, 0, 0.5], [0, 1.5, 0, 0, 0, 0], [1, 0, 2, 0, 0, 0.5], [0, 0, 0, 3, 0, 0],
+             [0.2, 0.7, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]  # fmt: skip
+QUERIES = [[1, 0, 0.5, 0, 0, 2], [0, 2, 0, 0, 0, 0.1], [0, 0, 0, 0, 4, 0]]
+
+
+def build(out: Path, documents: Any, **changes: Any) -> Any:
+    matrix = sp.csr_matrix(documents, dtype=np.float32)
+    ids = Ids([f"d{row}" for row in range(matrix.shape[0])])
+    plan = BuildPlan(parse_backend("exact"), **{"shard_size": 300, **changes})
+    return build_sparse(out, ids, lambda start, stop: matrix[start:stop], plan=plan)
+
+
+def brute_force(documents: Any, queries: Any, k: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rows and float32 scores of every query by a dense float64 product; only documents with a common term."""
+    left, right = (np.asarray(sp.csr_matrix(part).todense(), dtype=np.float64) for part in (queries, documents))
+    scores = (left @ right.T).astype(np.float32)
+    common = ((left > 0).astype(int) @ (right > 0).astype(int).T) > 0
+    orders = [np.lexsort((np.arange(scores.shape[1]), -line)) for line in scores]
+    rows = [order[common[at][order]][:k] for at, order in enumerate(orders)]
+    return rows, [scores[at][found] for at, found in enumerate(rows)]
+
+
+def assert_equal(index: Any, documents: Any, queries: Any, k: int) -> None:
+    hits = index.search(sp.csr_matrix(queries, dtype=np.float32), k)
+    rows, scores = brute_force(documents, sp.csr_matrix(queries, dtype=np.float32), k)
+    for at, (row, score) in enumerate(zip(rows, scores, strict=True)):
+        np.testing.assert_array_equal(hits.rows[at, : len(row)], row)
+        np.testing.assert_array_equal(hits.scores[at, : len(row)], score)
+        assert (hits.rows[at, len(row) :] == -1).all()
+
+
+def test_golden(tmp_path: Path) -> None:
+    """Documents and queries of goldens/sparse/sparse_search.json: a tie, an empty document, a query without hits."""
+    index = build(tmp_path / "index", DOCUMENTS)
+    hits = index.search(sp.csr_matrix(QUERIES, dtype=np.float32), 10)
+    assert hits.rows[:, :4].tolist() == [[0, 2, 4, -1], [1, 4, 0, 2], [-1, -1, -1, -1]]
+    np.testing.assert_allclose(hits.scores[0, :3], [3.0, 3.0, 2.2], rtol=1e-6)
+    np.testing.assert_allclose(hits.scores[1, :4], [3.0, 1.5, 0.05, 0.05], rtol=1e-6)
+    assert index.search(sp.csr_matrix(QUERIES, dtype=np.float32), 2).rows.tolist() == [[0, 2], [1, 4], [-1, -1]]
+
+
+@pytest.mark.parametrize("order", ["given", "similar"])
+@pytest.mark.parametrize("k", [1, 7, 100, 5000])
+def test_equals_a_dense_product_with_many_ties(order: str, k: int, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    documents = sp.random(1500, 300, 0.05, format="csr", random_state=generator)
+    queries = sp.random(30, 300, 0.04, format="csr", random_state=generator)
+    for matrix in (documents, queries):
+        matrix.data = np.round(matrix.data * 4) / 4 + 0.25
+    assert_equal(build(tmp_path / "index", documents, settings={"order": order}), documents, queries, k)
+
+
+_WEIGHTS = st.sampled_from([0.0, 0.0, 0.0, 1e-30, 0.001, 0.1, 0.30000001, 1.0, 1.0000001, 3.7, 255.0, 1e6])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), k=st.integers(1, 12))
+def test_equals_a_dense_product_on_any_weights(data: Any, k: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    vocabulary = data.draw(st.integers(1, 6))
+    documents = data.draw(st.lists(st.lists(_WEIGHTS, min_size=vocabulary, max_size=vocabulary), max_size=150))
+    queries = data.draw(st.lists(st.lists(_WEIGHTS, min_size=vocabulary, max_size=vocabulary), min_size=1, max_size=3))
+    matrix = np.asarray(documents, dtype=np.float32).reshape(len(documents), vocabulary)
+    index = build(tmp_path_factory.mktemp("any") / "index", matrix)
+    assert_equal(index, matrix, np.asarray(queries, dtype=np.float32), k)
+
+
+def test_real_encoded_queries(shared_data: Path, tmp_path: Path) -> None:
+    """SPLADE's vectors of one set's queries as documents, of another's as queries."""
+    import gzip
+
+    vocabulary: dict[str, int] = {}
+
+    def read(name: str) -> sp.csr_matrix:
+        with gzip.open(
+            shared_data / "encoded-queries" / f"{name}.splade-pp-ed.jsonl.gz", "rt", encoding="utf-8"
+        ) as file:
+            weights = [json.loads(line)["weights"] for line in file]
+        cells = [
+            (row, vocabulary.setdefault(term, len(vocabulary)), value)
+            for row, found in enumerate(weights)
+            for term, value in found.items()
+        ]
+        rows, columns, values = zip(*cells, strict=True)
+        return sp.csr_matrix((np.float32(values), (rows, columns)), shape=(len(weights), 30522))
+
+    documents = sp.vstack([read(name) for name in ("nfcorpus", "dl20", "dl19")], format="csr")
+    queries = read("scifact")
+    queries.data /= np.float32(37)
+    index = build(tmp_path / "index", documents)
+    for k in (10, 100):
+        assert_equal(index, documents, queries, k)
+
+
+def test_threads_and_counts(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    documents = sp.random(3000, 400, 0.05, format="csr", random_state=generator, dtype=np.float32)
+    queries = sp.random(50, 400, 0.02, format="csr", random_state=generator, dtype=np.float32)
+    index = build(tmp_path / "index", documents)
+    one, work = index.search_counted(queries, 10, options={"threads": 1})
+    two, again = index.search_counted(queries, 10, options={"threads": 2})
+    np.testing.assert_array_equal(one.rows, two.rows)
+    np.testing.assert_array_equal(one.scores, two.scores)
+    np.testing.assert_array_equal(work.postings, again.postings)
+    lengths = np.diff(sp.csc_matrix(documents).indptr)
+    whole = (queries > 0).astype(np.int64) @ lengths
+    assert (work.postings <= whole).all()
+    assert (work.documents >= 10).all()
+    assert (work.documents < 300).all()  # bounds of documents are close: few need an exact score
+
+
+def test_stored_vectors_come_back(tmp_path: Path) -> None:
+    documents = sp.random(700, 90, 0.1, format="csr", random_state=3, dtype=np.float32)
+    index = build(tmp_path / "index", documents)
+    wanted = [5, 699, 0, 5]
+    assert (index.vectors(wanted) != documents[wanted]).nnz == 0
+    assert index.vectors([]).shape == (0, 90)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-1.0, "-1.0"), (np.nan, "nan"), (np.inf, "inf")])
+def test_bad_weights_name_the_row_and_the_term(value: float, shown: str, tmp_path: Path) -> None:
+    documents = sp.random(700, 90, 0.1, format="csr", random_state=3, dtype=np.float32)
+    index = build(tmp_path / "index", documents)
+    documents.data[documents.indptr[431]] = value
+    with pytest.raises(DataError, match=rf"vector 431 .*{shown} for term"):
+        build(tmp_path / "bad", documents)
+    with pytest.raises(DataError, match=r"vector 431 of the queries"):
+        index.search(documents, 3)
+
+
+def test_other_vocabularies_and_shapes_are_refused(tmp_path: Path) -> None:
+    index = build(tmp_path / "index", DOCUMENTS)
+    with pytest.raises(ConfigError, match="7 terms, but the index's vocabulary has 6"):
+        index.search(sp.csr_matrix((1, 7), dtype=np.float32), 3)
+    with pytest.raises(ConfigError, match="CSR"):
+        index.search(np.ones((1, 6), np.float32), 3)
+    with pytest.raises(DataError, match="largest float32"):
+        index.search(sp.csr_matrix([[0, 1e38, 0, 3e38, 0, 0]], dtype=np.float32), 3)
+    with pytest.raises(ConfigError, match="float16"):
+        build(tmp_path / "half", DOCUMENTS, dtype="float16")
+    with pytest.raises(ConfigError, match="'sorted'"):
+        build(tmp_path / "order", DOCUMENTS, settings={"order": "sorted"})
+
+
+def test_a_common_term_is_a_hit_even_when_its_score_rounds_to_zero(tmp_path: Path) -> None:
+    index = build(tmp_path / "index", [[1e-30, 0], [0, 1], [0, 0]])
+    hits = index.search(sp.csr_matrix([[1e-30, 0]], dtype=np.float32), 3)
+    assert hits.rows.tolist() == [[0, -1, -1]]
+    assert hits.scores[0, 0] == 0.0
