@@ -18,6 +18,7 @@ from ...errors import ConfigError
 from .base import Encoder, EncoderIdentity, Kind, MultiVectors
 from .batching import Batching, batches, default_batching, tokenise
 from .fingerprint import fingerprint
+from .inference_free import check_vocabularies, static_side, static_vectors
 from .sides import Side, Task, side, side_modules
 
 __all__ = ["DenseAdapter", "MultiVectorAdapter", "SparseAdapter", "as_encoder"]
@@ -162,8 +163,19 @@ class SparseAdapter(_Adapter[SparseEncoder]):
     def encode_document(self, texts: Sequence[str], /) -> csr_matrix:
         return self._encode(texts, self.document)
 
+    @cached_property
+    def _tables(self) -> dict[str, Any]:
+        """The sides without a network, by name; their vocabulary is the document side's."""
+        found = {side.task: static_side(self.model, side.task) for side in (self.query, self.document)}
+        tables = {task: table for task, table in found.items() if table is not None}
+        for table in tables.values():
+            check_vocabularies(self.model, table, self.dimension)
+        return tables
+
     def _encode(self, texts: Sequence[str], side: Side) -> csr_matrix:
         _check_texts(texts)
+        if side.task in self._tables:
+            return static_vectors(self._tables[side.task], texts, prompt=side.prompt)
         parts = [csr_matrix((0, self.dimension), dtype=np.float32)]
         for start in range(0, len(texts), self.batching.chunk):  # bounds the tensors that are alive at once
             some = list(texts[start : start + self.batching.chunk])

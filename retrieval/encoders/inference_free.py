@@ -1,0 +1,190 @@
+"""Sparse encoders whose queries need no network: the set of their word pieces, each with a weight from a table.
+
+    s(q, d) = Σ over t in set(q) of relu(idf_t) · w_d(t)        (Geng et al., arXiv 2411.04403)
+
+They are sentence-transformers' own modules, a Router with SparseStaticEmbedding for queries and a SPLADE encoder for
+documents, so plain sentence-transformers loads what is saved here. A piece that stands twice counts once; special
+tokens, the unknown one among them, weigh nothing, so a query of nothing else is an empty vector and finds nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+from torch import Tensor, nn
+
+from ...errors import ConfigError, IndexMismatch
+from .fingerprint import tokenizer_fingerprint
+from .idf import IdfTable, pieces, special_ids
+from .sides import Task, side_modules, transformer_of
+
+__all__ = [
+    "as_learned",
+    "check_vocabularies",
+    "inference_free",
+    "query_module",
+    "settle_learned",
+    "static_side",
+    "static_vectors",
+]
+
+_LOG = logging.getLogger(__name__)
+
+
+def inference_free(
+    documents: SparseEncoder, table: IdfTable, *, trainable: bool = False, query_length: int | None = None
+) -> SparseEncoder:
+    """A Router: queries by `table`, documents as `documents` has them.
+
+    Args:
+        documents: a SPLADE encoder; its document modules are taken over, not copied.
+        table: fits its tokenizer.
+        trainable: the weights are learned; see `as_learned`.
+        query_length: queries are cut to so many pieces; None is the tokenizer's own limit.
+
+    Raises:
+        ConfigError: there is no masked language model that reads the documents, or its vocabulary is too small.
+        IndexMismatch: the table is of another tokenizer.
+    """
+    reader = transformer_of(documents, "document")
+    if reader is None or reader.tokenizer is None:
+        raise ConfigError("the documents are not read by a transformer with a tokenizer; expected a SPLADE encoder")
+    if table.tokenizer != tokenizer_fingerprint(reader.tokenizer):
+        raise IndexMismatch(
+            f"the table of {table.source} was made with the tokenizer {table.tokenizer[:12]}…, the documents' is "
+            f"{tokenizer_fingerprint(reader.tokenizer)[:12]}…: make the table with this model (rtk idf)"
+        )
+    _fit_head(reader, len(table))
+    queries = query_module(reader.tokenizer, table.weights(), trainable=trainable, length=query_length)
+    router = Router.for_query_document([queries], side_modules(documents, "document"))  # pyright: ignore[reportArgumentType]
+    prompt = documents.prompts.get("document")
+    model = SparseEncoder(
+        modules=[router],
+        device=str(documents.device),
+        similarity_fn_name="dot",
+        prompts={"document": prompt} if prompt else None,  # a query's prompt would be words of every query
+    )
+    if trainable:
+        as_learned(queries)
+    return model
+
+
+def query_module(
+    tokenizer: Any, weights: np.ndarray, *, trainable: bool = False, length: int | None = None
+) -> SparseStaticEmbedding:
+    """The query side: (V,) weights, 0 for special tokens, with a tokenizer of its own that cuts at `length`."""
+    values = torch.from_numpy(np.array(weights, dtype=np.float32))
+    values[torch.from_numpy(special_ids(tokenizer))] = 0
+    own = copy.deepcopy(tokenizer)
+    own.model_max_length = length or own.model_max_length
+    return SparseStaticEmbedding(own, weight=values, frozen=not trainable)
+
+
+def as_learned(queries: SparseStaticEmbedding) -> None:
+    """Let training see relu(weight), and keep special tokens at 0, whatever the optimiser does.
+
+    A stock module has neither: the first is a hook on its output (a query's vector is presence times weight, so the
+    relu of one is that of the other), the second a hook on the gradient. `settle_learned` makes both superfluous.
+    """
+    special = torch.zeros(queries.num_dimensions, dtype=torch.bool)
+    special[torch.from_numpy(special_ids(queries.tokenizer))] = True
+    queries.register_forward_hook(_relu)
+    queries.weight.register_hook(lambda gradient: gradient.masked_fill(special.to(gradient.device), 0))
+
+
+def settle_learned(model: SparseEncoder) -> int:
+    """Write relu(weight) into a learned table, in place, so that readers without the relu have the same weights.
+
+    Returns:
+        How many weights were below 0.
+    """
+    queries = static_side(model, "query")
+    if queries is None:
+        raise ConfigError("the model's queries are not looked up in a table")
+    with torch.no_grad():
+        below = int((queries.weight < 0).sum())
+        queries.weight.clamp_(min=0)
+    if below:
+        _LOG.info("%d learned query weights are below 0 and are written as 0", below)
+    return below
+
+
+def static_side(model: SparseEncoder, task: Task) -> SparseStaticEmbedding | None:
+    """The table of a side without a network, or None."""
+    modules = side_modules(model, task)
+    only = modules[0] if len(modules) == 1 else None
+    return only if isinstance(only, SparseStaticEmbedding) else None
+
+
+def static_vectors(table: SparseStaticEmbedding, texts: Sequence[str], *, prompt: str | None = None) -> csr_matrix:
+    """The set of each text's pieces, weighted: CSR float32 (n, V), made without a tensor of that shape.
+
+    What plain sentence-transformers computes, but for weights below 0 (of a learned table), which count as 0.
+    """
+    weights = table.weight.detach().float().cpu().numpy().clip(min=0)
+    limit = table.tokenizer.model_max_length
+    length = limit if limit < 1 << 30 else None  # tokenizers say 1e30 for "no limit"
+    rows: list[list[int]] = []
+    if len(texts):
+        rows = table.tokenizer(
+            [(prompt or "") + text for text in texts],
+            add_special_tokens=False,
+            truncation=length is not None,
+            max_length=length,
+            padding=False,
+            return_attention_mask=False,
+            verbose=False,
+        )["input_ids"]
+    found = [sorted({token for token in row if weights[token] > 0}) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in found])]).astype(np.int64)
+    columns = np.fromiter((token for row in found for token in row), dtype=np.int64, count=int(offsets[-1]))
+    return csr_matrix((weights[columns], columns, offsets), shape=(len(texts), len(weights)), dtype=np.float32)
+
+
+def check_vocabularies(model: SparseEncoder, table: SparseStaticEmbedding, dimension: int) -> None:
+    """Whether a table of queries numbers pieces as the documents' vectors do.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if table.num_dimensions != dimension:
+        raise ConfigError(
+            f"the query table has {table.num_dimensions} entries, document vectors have {dimension}: not one vocabulary"
+        )
+    reader = transformer_of(model, "document")
+    if reader is None or reader.tokenizer is None:
+        return
+    own, others = pieces(table.tokenizer), pieces(reader.tokenizer)
+    if own != others:
+        differing = next((at for at, pair in enumerate(zip(own, others, strict=False)) if pair[0] != pair[1]), None)
+        raise ConfigError(
+            "the query side's tokenizer numbers other pieces than the document side's"
+            + ("" if differing is None else f": {differing} is {own[differing]!r} there and {others[differing]!r} here")
+        )
+    if tokenizer_fingerprint(table.tokenizer) != tokenizer_fingerprint(reader.tokenizer):
+        _LOG.warning("queries and documents are cut into pieces by different rules; common words may not meet")
+
+
+def _relu(module: nn.Module, inputs: Any, output: dict[str, Tensor]) -> dict[str, Tensor]:
+    output["sentence_embedding"] = output["sentence_embedding"].relu()
+    return output
+
+
+def _fit_head(reader: Any, size: int) -> None:
+    """A head that was padded to a round number of entries gives up those that no piece has."""
+    network = reader.model
+    entries = int(network.get_output_embeddings().weight.shape[0])
+    if entries > size:
+        network.resize_token_embeddings(size)
+        _LOG.info("the head's %d entries without a piece are taken off; %d stay", entries - size, size)
+    elif entries < size:
+        raise ConfigError(f"the tokenizer has {size} pieces, the masked-LM head has entries for {entries}")
