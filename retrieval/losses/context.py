@@ -9,7 +9,20 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["LossContext", "Metrics"]
+__all__ = ["Clock", "LossContext", "Metrics"]
+
+
+@dataclass
+class Clock:
+    """Where training is, for weights that change with it; the trainer sets it before every loss.
+
+    Attributes:
+        step: optimiser steps taken before, the ones before a resume included.
+        total: of the whole run.
+    """
+
+    step: int = 0
+    total: int = 0
 
 
 class Metrics:
@@ -37,12 +50,14 @@ class LossContext:
         tables: what the examples come from, one a collection (`TrainingTable`, or what the method's examples use).
         config: the training configuration (`TrainConfig`), for losses with settings outside their options.
         metrics: see `log`.
+        clock: how many steps were taken.
     """
 
     model: nn.Module
     tables: Sequence[Any] = ()
     config: Any = None
     metrics: Metrics = field(default_factory=Metrics)
+    clock: Clock = field(default_factory=Clock)
 
     def log(self, name: str, value: float) -> None:
         """Tell a value of this step; the trainer logs the mean over its logging interval (of the first process)."""

@@ -14,6 +14,7 @@ from .contrastive_terms import InfoNCE, Star
 from .in_batch_teacher import IN_BATCH_TEACHER_TERMS
 from .list_term import ListTerm
 from .options import LossOptions, ScoredOptions
+from .sparse_terms import SPARSE_TERMS
 
 __all__ = ["DENSE_TERMS", "MakeDenseTerm", "lifted"]
 
@@ -48,5 +49,6 @@ DENSE_TERMS: dict[str, MakeDenseTerm] = {
     "infonce": InfoNCE,
     "star": Star,
     **IN_BATCH_TEACHER_TERMS,
+    **SPARSE_TERMS,
     **{name: lifted(CANDIDATE_TERMS[name]) for name in _LIFTED},
 }

@@ -22,6 +22,7 @@ from .context import LossContext
 from .dense_terms import DENSE_TERMS
 from .options import LOSSES, Family, LossOptions
 from .query_weights import CurriculumWeights
+from .sparse_watch import ActiveWatch
 
 __all__ = ["WHOLE_LOSSES", "CandidateLoss", "InBatchLoss", "candidate_scores", "make_loss", "own_state", "wants_texts"]
 
@@ -69,6 +70,7 @@ class InBatchLoss(_TermLoss, CachedLossMixin):
         context: see `LossContext`.
         mini_batch_size: with a value, gradients are cached (GradCache) in chunks of so many texts.
         matryoshka: (dimensions, weight) pairs; every term holds for each truncation (Kusupati et al. 2022, eq. 1).
+        watch: shown every batch before the terms; may raise.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class InBatchLoss(_TermLoss, CachedLossMixin):
         *,
         mini_batch_size: int | None = None,
         matryoshka: Sequence[tuple[int, float]] = (),
+        watch: Callable[[DenseBatch], None] | None = None,
     ) -> None:
         context = context or LossContext(model)
         super().__init__(options, [DENSE_TERMS[item.name](item, context) for item in options], context)
         self.model = model
         self.matryoshka = tuple(matryoshka)
+        self.watch = watch
         self.uses_gradient_cache = mini_batch_size is not None
         self.mini_batch_size = mini_batch_size or 0
 
@@ -104,7 +108,10 @@ class InBatchLoss(_TermLoss, CachedLossMixin):
         own = rows[:, None] + everyone * torch.arange(width, device=queries.device)[None, :]
         everything = torch.cat(gathered)
         if not self.matryoshka:
-            return self._weighted(DenseBatch(queries, everything, own, side))
+            batch = DenseBatch(queries, everything, own, side)
+            if self.watch is not None:
+                self.watch(batch)
+            return self._weighted(batch)
         values: dict[str, Tensor] = {}
         for size, weight in self.matryoshka:
             batch = DenseBatch(queries[:, :size], everything[:, :size], own, side)
@@ -162,6 +169,9 @@ def make_loss(
         return getattr(importlib.import_module(f".{module}", __package__), maker)(context.model, first, context)
     if family == "cross-encoder":
         return CandidateLoss(context.model, options, context)
+    if family == "sparse-encoder":
+        watch = ActiveWatch(context.config.sparse_block.active, options, context)
+        return InBatchLoss(context.model, options, context, mini_batch_size=mini_batch_size, watch=watch)
     block = getattr(context.config, "matryoshka", None)
     dims = [] if block is None else list(zip(block.dims, block.weights or (1.0,) * len(block.dims), strict=True))
     return InBatchLoss(context.model, options, context, mini_batch_size=mini_batch_size, matryoshka=dims)

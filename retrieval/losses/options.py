@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
 
-__all__ = ["DIRECTIONS", "LOSSES", "Family", "LossEntry", "LossOptions", "ScoredOptions", "TeacherOptions"]
+__all__ = [
+    "DIRECTIONS",
+    "LOSSES",
+    "ActiveLimits",
+    "Family",
+    "LossEntry",
+    "LossOptions",
+    "ScoredOptions",
+    "TeacherOptions",
+]
 
-Family = Literal["bi-encoder", "cross-encoder"]
+Family = Literal["bi-encoder", "sparse-encoder", "cross-encoder"]
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "forward": ("query-document",),
     "symmetric": ("query-document", "document-query"),
@@ -281,6 +291,63 @@ class InBatchKLOptions(InBatchTeacherOptions):
     teacher_temperature: PositiveFloat | None = None
 
 
+class RegulariserOptions(LossOptions):
+    """What keeps sparse vectors sparse (see `regularisation`).
+
+    Attributes:
+        weight: λ, which carries over from a publication only with its conventions and a batch of like size.
+        side: whose vectors.
+        threshold: texts with at most so many active terms cost nothing, but stay in the divisor; None is without.
+        schedule: how the weight grows to λ.
+        steps: T, optimiser steps to reach λ, or a share of the run below 1; 0 is λ from the start.
+        convention: whose way to count the steps (see `regularisation.schedule`).
+    """
+
+    weight: PositiveFloat = Field(default=...)
+    side: Literal["query", "document", "both"] = "document"
+    threshold: PositiveInt | None = None
+    schedule: Literal["quadratic", "linear", "constant"] = "quadratic"
+    steps: NonNegativeInt | Annotated[float, Field(gt=0, lt=1)] = 50_000
+    convention: Literal["naver-iteration", "naver-hf", "opensearch", "tevatron", "sentence-transformers"] = (
+        "naver-iteration"
+    )
+
+    def resolved_steps(self, total: int) -> int:
+        """T of a run of `total` steps."""
+        return self.steps if isinstance(self.steps, int) else int(self.steps * total)
+
+
+class FlopsOptions(RegulariserOptions):
+    """FLOPS.
+
+    Attributes:
+        grouping: which documents share a mean. "all" is one mean over every document of the batch (naver's HF trainer,
+            sentence-transformers); "by-side" averages the values of the positives and of the negatives (naver's
+            iteration trainer, whose λ are those of SPLADE++); "by-rank" has a mean for each place among a query's
+            documents, and sums (OpenSearch).
+    """
+
+    grouping: Literal["all", "by-side", "by-rank"] = "all"
+
+
+class ActiveLimits(BaseModel):
+    """When a sparse encoder's vectors count as collapsed, or as dense, which ends the training.
+
+    Attributes:
+        every: steps between looks at the numbers of active terms, which are logged.
+        least: fewest active terms that queries and documents have on average.
+        most: most active terms, as a share of the vocabulary, once every regulariser has its full weight.
+        patience: looks in a row that a bound may be broken.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: PositiveInt = 10
+    least: float = Field(1.0, ge=0)
+    most: float = Field(0.25, gt=0, le=1)
+    patience: PositiveInt = 3
+
+
 @dataclass(frozen=True)
 class LossEntry:
     """A registered loss: who can use it and what it can be told.
@@ -300,25 +367,29 @@ class LossEntry:
     costs: Literal["query", "document"] | None = None
 
 
-_BOTH: tuple[Family, ...] = ("bi-encoder", "cross-encoder")
+_VECTORS: tuple[Family, ...] = ("bi-encoder", "sparse-encoder")
+_ALL: tuple[Family, ...] = (*_VECTORS, "cross-encoder")
 LOSSES: dict[str, LossEntry] = {
     "adore": LossEntry(("bi-encoder",), AdoreOptions, alone=True, searches=True),
-    "in-batch-kl": LossEntry(("bi-encoder",), InBatchKLOptions),
-    "in-batch-lambda": LossEntry(("bi-encoder",), InBatchLambdaOptions),
-    "in-batch-listnet": LossEntry(("bi-encoder",), InBatchTeacherOptions),
-    "in-batch-margin-mse": LossEntry(("bi-encoder",), InBatchTeacherOptions),
-    "infonce": LossEntry(("bi-encoder",), InfoNCEOptions, costs="query"),
-    "star": LossEntry(("bi-encoder",), ScoredOptions),
-    "margin-mse": LossEntry(_BOTH, MarginMSEOptions, costs="query"),
-    "kl": LossEntry(_BOTH, KLOptions, costs="query"),
-    "pld": LossEntry(_BOTH, PlackettLuceOptions, costs="query"),
-    "dcd": LossEntry(_BOTH, DynamicContrastiveOptions),
+    "in-batch-kl": LossEntry(_VECTORS, InBatchKLOptions),
+    "in-batch-lambda": LossEntry(_VECTORS, InBatchLambdaOptions),
+    "in-batch-listnet": LossEntry(_VECTORS, InBatchTeacherOptions),
+    "in-batch-margin-mse": LossEntry(_VECTORS, InBatchTeacherOptions),
+    "infonce": LossEntry(_VECTORS, InfoNCEOptions, costs="query"),
+    "star": LossEntry(_VECTORS, ScoredOptions),
+    "flops": LossEntry(("sparse-encoder",), FlopsOptions),
+    "l1": LossEntry(("sparse-encoder",), RegulariserOptions),
+    "anti-collapse": LossEntry(("sparse-encoder",), LossOptions),
+    "margin-mse": LossEntry(_ALL, MarginMSEOptions, costs="query"),
+    "kl": LossEntry(_ALL, KLOptions, costs="query"),
+    "pld": LossEntry(_ALL, PlackettLuceOptions, costs="query"),
+    "dcd": LossEntry(_ALL, DynamicContrastiveOptions),
     "cet": LossEntry(("cross-encoder",), CetOptions, alone=True),
     "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions, costs="document"),
-    "listnet": LossEntry(_BOTH, ScoredOptions, costs="query"),
-    "listwise-softmax": LossEntry(_BOTH, ScoredOptions, costs="query"),
-    "pairwise-softmax": LossEntry(_BOTH, ScoredOptions, costs="query"),
-    "ranknet": LossEntry(_BOTH, RankNetOptions, costs="query"),
-    "lambda": LossEntry(_BOTH, LambdaOptions),
+    "listnet": LossEntry(_ALL, ScoredOptions, costs="query"),
+    "listwise-softmax": LossEntry(_ALL, ScoredOptions, costs="query"),
+    "pairwise-softmax": LossEntry(_ALL, ScoredOptions, costs="query"),
+    "ranknet": LossEntry(_ALL, RankNetOptions, costs="query"),
+    "lambda": LossEntry(_ALL, LambdaOptions),
 }

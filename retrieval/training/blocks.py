@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from ..losses.options import ActiveLimits
+
 __all__ = [
     "Block",
     "CropSampling",
@@ -30,6 +32,7 @@ __all__ = [
     "RandomSampling",
     "Runs",
     "Source",
+    "Sparse",
     "TopicSampling",
 ]
 
@@ -274,6 +277,38 @@ class Lora(Block):
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | str | None = None
     merge: bool = True
+
+
+class Sparse(Block):
+    """How a masked language model's logits become a sparse vector, by side.
+
+    Attributes:
+        pooling: over a text's tokens; None is the model's own, or "max" (SPLADE v2 and later; "sum" is v1).
+        activation: log(1 + relu(z)), or its logarithm log(1 + log(1 + relu(z))); None is the model's own, or "relu".
+        chunk: tokens that are pooled at once, which bounds memory; None is all.
+        query: "bag" has no network at query time: each word piece of the query weighs 1 (SPLADE-doc).
+        expansion: which sides get terms that are not in the text; others keep the weights of their own word pieces
+            (SPLADE-lexical).
+        top_query, top_document: keep so many of a text's largest weights.
+        active: when the training is ended.
+    """
+
+    pooling: Literal["max", "sum"] | None = None
+    activation: Literal["relu", "log1p_relu"] | None = None
+    chunk: PositiveInt | None = None
+    query: Literal["model", "bag"] = "model"
+    expansion: Literal["both", "query", "document", "none"] = "both"
+    top_query: PositiveInt | None = None
+    top_document: PositiveInt | None = None
+    active: ActiveLimits = ActiveLimits()
+
+    @model_validator(mode="after")
+    def _bags_are_as_they_are(self) -> Sparse:
+        if self.query == "bag" and self.expansion == "query":
+            raise ValueError("expansion: a bag of the query's own word pieces has none; take document, or none")
+        if self.query == "bag" and self.top_query is not None:
+            raise ValueError("top_query: the weights of a bag of word pieces are all the same; leave it out")
+        return self
 
 
 class Evaluation(Block):

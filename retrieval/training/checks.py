@@ -46,6 +46,7 @@ def configuration_problems(config: TrainConfig) -> list[str]:
         problems.append(f"loss: {alone[0]!r} takes neither mini_batch_size nor matryoshka")
     problems += _index_problems(config)
     problems += _curriculum_problems(config)
+    problems += _sparse_problems(config)
     problems += _model_problems(config)
     problems += _crop_problems(config)
     problems += _pair_problems(config)
@@ -99,6 +100,30 @@ def _model_problems(config: TrainConfig) -> list[str]:
         problems.append(
             "lora.merge: an adapter on its own loads onto the causal model; with attention: bidirectional, merge it"
         )
+    return problems
+
+
+def _sparse_problems(config: TrainConfig) -> list[str]:
+    """Sparse encoders: dot products over a vocabulary, and a block of their own."""
+    if config.preset.family != "sparse-encoder":
+        wrong = f"sparse: is for sparse encoders (method splade); {config.method!r} trains none"
+        return [] if config.sparse is None else [wrong]
+    problems = [
+        f"loss.{number}.similarity: an inverted index computes dot products; leave it out"
+        for number, item in enumerate(config.loss)
+        if getattr(item, "similarity", "dot") != "dot"
+    ]
+    for name in ("matryoshka", "attention", "pooling"):
+        if getattr(config, name):
+            problems.append(f"{name}: is for dense vectors{'; see sparse.pooling' if name == 'pooling' else ''}")
+    if config.drop_normalisation:
+        problems.append("drop_normalisation: is for dense vectors")
+    if config.sparse_block.query == "bag":
+        problems += [
+            f"loss.{number}.side: a bag of word pieces as query has nothing to regularise; take document"
+            for number, item in enumerate(config.loss)
+            if getattr(item, "side", "document") != "document"
+        ]
     return problems
 
 

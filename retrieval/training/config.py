@@ -37,6 +37,7 @@ from .blocks import (
     Matryoshka,
     Optimizer,
     RandomSampling,
+    Sparse,
 )
 from .checks import configuration_problems
 from .methods import METHODS, Method
@@ -63,6 +64,7 @@ class TrainConfig(Block):
         pooling: how tokens become a vector, where it shall not be the model's own way (a plain transformer's is the
             mean). Bi-encoders only.
         drop_normalisation: take off a last module that normalises, for losses over free dot products. Bi-encoders only.
+        sparse: how vectors are made of a masked language model's logits; None is `Sparse()`. Sparse encoders only.
         trainer: sentence-transformers training arguments.
         output: the folder that the model is written to.
     """
@@ -81,6 +83,7 @@ class TrainConfig(Block):
     attention: Literal["bidirectional"] | None = None
     pooling: Literal["cls", "mean", "max", "lasttoken"] | None = None
     drop_normalisation: bool = False
+    sparse: Sparse | None = None
     evaluation: Evaluation | None = None
     trainer: dict[str, Any]
     output: str
@@ -89,6 +92,10 @@ class TrainConfig(Block):
     @property
     def preset(self) -> Method:
         return METHODS[self.method]
+
+    @property
+    def sparse_block(self) -> Sparse:
+        return self.sparse or Sparse()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML, in its order."""
@@ -219,7 +226,7 @@ def _validate(values: dict[str, Any], method: Method) -> tuple[TrainConfig | Non
         built["sampling"] = _attempt(method.sampling, sampling, "sampling.", problems)
     losses = values.get("loss")
     if isinstance(losses, list):
-        built["loss"] = [_loss(item, f"loss.{number}.", problems) for number, item in enumerate(losses)]
+        built["loss"] = [_loss(item, f"loss.{number}.", method, problems) for number, item in enumerate(losses)]
         if not losses:
             problems.append("loss: give at least one loss")
     trial = {key: value for key, value in built.items() if value is not None or key not in ("sampling", "loss")}
@@ -229,7 +236,7 @@ def _validate(values: dict[str, Any], method: Method) -> tuple[TrainConfig | Non
     return cast("TrainConfig | None", config), problems
 
 
-def _loss(item: Any, place: str, problems: list[str]) -> Block | LossOptions | None:
+def _loss(item: Any, place: str, method: Method, problems: list[str]) -> Block | LossOptions | None:
     if isinstance(item, str):
         item = {"name": item}
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
@@ -239,6 +246,8 @@ def _loss(item: Any, place: str, problems: list[str]) -> Block | LossOptions | N
     if entry is None:
         return None  # told by _known_names
     problems += unknown_keys(entry.options, item, place)
+    if method.family == "sparse-encoder" and "similarity" in entry.options.model_fields:
+        item = {"similarity": "dot", **item}  # what an inverted index computes
     return _attempt(entry.options, item, place, problems)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sentence_transformers.base.evaluation import BaseEvaluator
 
 from ... import progress
@@ -17,6 +18,7 @@ from ...eval.measures import evaluate
 from ...eval.run import Run
 from ...ids import Ids
 from ..encoders.adapters import as_encoder
+from ..encoders.sides import transformer_of
 from ..search import hits_to_run
 from .blocks import Evaluation, Lengths
 
@@ -34,7 +36,7 @@ class DevEvaluator(BaseEvaluator):
 
     Args:
         block: the configuration's `evaluation`.
-        family: "bi-encoder" or "cross-encoder".
+        family: "bi-encoder", "sparse-encoder" or "cross-encoder".
         lengths: most tokens of queries and documents.
 
     Attributes:
@@ -76,7 +78,8 @@ class DevEvaluator(BaseEvaluator):
         if self.family == "cross-encoder":
             assert self.candidates is not None  # the configuration check asks for a run
             return rerank_pairs(model, self.candidates, self.queries, self.collection, self.block.batch_size)
-        encoder: Any = as_encoder(model, query_length=self.lengths.query, document_length=self.lengths.document)
+        query_length = self.lengths.query if transformer_of(model, "query") else None  # a bag of words cuts itself
+        encoder: Any = as_encoder(model, query_length=query_length, document_length=self.lengths.document)
         if self.candidates is not None:
             return _score_candidates(encoder, self.candidates, self.queries, self.collection)
         for index in self.indexes:
@@ -98,7 +101,10 @@ def _candidates(block: Evaluation, collection: Collection, queries: Queries) -> 
 
 
 def search_exactly(encoder: Any, queries: Queries, collection: Collection, depth: int) -> Run:
-    """The exact top `depth` for every query, encoding the documents block by block: they are never all in memory."""
+    """The exact top `depth` for every query, encoding the documents block by block: they are never all in memory.
+
+    Of sparse vectors, only documents that share a term with the query.
+    """
     vectors = _prepared(encoder, encoder.encode_query(queries.texts))
     documents = collection.documents
     depth = min(depth, len(documents))
@@ -110,19 +116,38 @@ def search_exactly(encoder: Any, queries: Queries, collection: Collection, depth
             block = _prepared(encoder, encoder.encode_document(documents.texts(slice(start, stop))))
             for first in range(0, len(queries), _QUERY_BLOCK):
                 part = slice(first, first + _QUERY_BLOCK)
-                found, at = torch.topk(vectors[part] @ block.T, min(depth, stop - start), dim=1)
+                found, at = torch.topk(_products(vectors[part], block), min(depth, stop - start), dim=1)
                 both = torch.cat([scores[part], found], dim=1)
                 places = torch.cat([rows[part], at + start], dim=1)
                 scores[part], kept = torch.topk(both, depth, dim=1)
                 rows[part] = places.gather(1, kept)
             advance(stop - start)
-    offsets = np.arange(len(queries) + 1, dtype=np.int64) * depth
-    return Run.from_codes(queries.ids, offsets, documents.ids, rows.numpy().ravel(), scores.numpy().ravel(), tag="dev")
+    kept = ~scores.isneginf()
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(dim=1).numpy())]).astype(np.int64)
+    return Run.from_codes(queries.ids, offsets, documents.ids, rows[kept].numpy(), scores[kept].numpy(), tag="dev")
 
 
-def _prepared(encoder: Any, vectors: np.ndarray) -> torch.Tensor:
+def _prepared(encoder: Any, vectors: Any) -> Any:
+    """A tensor, of unit length for cosine; a sparse matrix as it is."""
+    if issparse(vectors):
+        return vectors
     tensor = torch.from_numpy(np.ascontiguousarray(vectors))
     return torch.nn.functional.normalize(tensor, dim=-1) if encoder.similarity == "cosine" else tensor
+
+
+def _products(queries: Any, documents: Any) -> torch.Tensor:
+    """(B, D) inner products; −inf for sparse vectors without a common term."""
+    if not issparse(queries):
+        return queries @ documents.T
+    scores = torch.from_numpy((queries @ documents.T).toarray())
+    return scores.masked_fill(scores == 0, -torch.inf)
+
+
+def _paired(queries: Any, documents: Any) -> torch.Tensor:
+    """(n,) inner products, row by row."""
+    if not issparse(queries):
+        return (queries * documents).sum(dim=1)
+    return torch.from_numpy(np.asarray(queries.multiply(documents).sum(axis=1)).ravel())
 
 
 def _score_candidates(encoder: Any, candidates: Run, queries: Queries, collection: Collection) -> Run:
@@ -134,7 +159,7 @@ def _score_candidates(encoder: Any, candidates: Run, queries: Queries, collectio
     scores = torch.empty(len(codes))
     for start in range(0, len(codes), _DOCUMENT_BLOCK):
         part = slice(start, start + _DOCUMENT_BLOCK)
-        scores[part] = (vectors[candidates.query_rows[part]] * documents[codes[part]]).sum(dim=1)
+        scores[part] = _paired(vectors[candidates.query_rows[part]], documents[codes[part]])
     return candidates.replace(scores=scores.numpy(), columns={}, tag="dev")
 
 

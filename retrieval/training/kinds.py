@@ -45,6 +45,7 @@ def _tables(config: TrainConfig) -> Sequence[Any]:
 
 EXAMPLES: dict[str, ExampleKind] = {
     "bi-encoder": ExampleKind(_tables, DenseExamples, dense_collator),
+    "sparse-encoder": ExampleKind(_tables, DenseExamples, dense_collator),
     "crops": ExampleKind(open_token_tables, CropExamples, crop_collator),
     "queries": ExampleKind(open_with_indexes, QueryExamples, dense_collator),
     "cross-encoder": ExampleKind(_tables, CandidateExamples, candidate_collator),

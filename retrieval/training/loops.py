@@ -19,18 +19,19 @@ from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from sentence_transformers.cross_encoder import CrossEncoderTrainer
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
+from sentence_transformers.sparse_encoder.trainer import SparseEncoderTrainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from ... import progress
 from ...errors import BackendError, ConfigError
-from ..losses.context import Metrics
+from ..losses.context import Clock, Metrics
 from ..losses.modules import own_state
 from ..sampling import BatchSampler
 from .lora import has_adapters, load_trained, save_trained
 
-__all__ = ["LOSS_FILE", "BiEncoderTrainer", "CrossEncoderLoop", "Progress"]
+__all__ = ["LOSS_FILE", "BiEncoderTrainer", "CrossEncoderLoop", "Progress", "SparseEncoderLoop"]
 
 _LOG = logging.getLogger(__name__)
 LOSS_FILE = "loss.safetensors"
@@ -66,13 +67,20 @@ class _Loop:
     Args:
         examples: a dataset whose keys are batches (see `batches`).
         metrics: what the loss tells beside its value; logged with it.
+        clock: told the step before every loss.
         optimizer: (class, settings) in place of the trainer's own choice; groups and learning rate stay the trainer's.
     """
 
     def __init__(
-        self, *, examples: Any, metrics: Metrics, optimizer: tuple[type, dict[str, Any]] | None = None, **settings: Any
+        self,
+        *,
+        examples: Any,
+        metrics: Metrics,
+        clock: Clock,
+        optimizer: tuple[type, dict[str, Any]] | None = None,
+        **settings: Any,
     ) -> None:
-        self._examples, self._metrics, self._optimizer = examples, metrics, optimizer
+        self._examples, self._metrics, self._clock, self._optimizer = examples, metrics, clock, optimizer
         super().__init__(**settings)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -97,10 +105,12 @@ class _Loop:
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **settings: Any) -> Any:
         """As above us, and stop at a loss that is no number."""
         number = int(inputs["label"]["number"][0])
+        state = cast(Any, self).state
+        self._clock.step, self._clock.total = state.global_step, state.max_steps
         found = cast(Any, super()).compute_loss(model, inputs, *rest, **settings)
         loss = found[0] if isinstance(found, tuple) else found
         if not bool(torch.isfinite(loss)):
-            qids, step = self._examples.qids(number), cast(Any, self).state.global_step + 1
+            qids, step = self._examples.qids(number), state.global_step + 1
             raise BackendError(
                 f"the loss is {float(loss.detach())} at step {step} (batch {number}, queries "
                 f"{', '.join(qids[:64])}{' …' if len(qids) > 64 else ''}). The last checkpoint is whole; a lower "
@@ -168,6 +178,10 @@ class BiEncoderTrainer(_Loop, SentenceTransformerTrainer):
 
 
 class CrossEncoderLoop(_Loop, CrossEncoderTrainer):
+    pass
+
+
+class SparseEncoderLoop(_Loop, SparseEncoderTrainer):
     pass
 
 

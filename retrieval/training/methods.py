@@ -127,6 +127,27 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
+            "splade",
+            "sparse-encoder",
+            {
+                "lengths": {"query": 256, "document": 256},
+                # SPLADE++ with negatives of BM25; with a teacher: margin-mse, and the weights of its publication
+                "loss": [
+                    {"name": "infonce"},
+                    {"name": "flops", "side": "query", "weight": 3e-4, "steps": 50_000},
+                    {"name": "flops", "side": "document", "weight": 1e-4, "steps": 50_000, "grouping": "by-side"},
+                ],
+                "sampling": {"negatives": 1},
+                "trainer": {
+                    "per_device_train_batch_size": 32,  # of the published 128, on four devices
+                    "learning_rate": 2e-5,
+                    "weight_decay": 0.01,
+                    "warmup_steps": 6000,
+                    "max_steps": 150_000,
+                },
+            },
+        ),
+        Method(
             "tas-balanced",
             "bi-encoder",
             {

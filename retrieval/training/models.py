@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -25,8 +26,7 @@ def load_model(config: TrainConfig) -> Any:
     Raises:
         ConfigError: it does not load as what the method trains.
     """
-    bi_encoder = config.preset.family == "bi-encoder"
-    model = _load_bi_encoder(config) if bi_encoder else _load_cross_encoder(config)
+    model = _LOADERS[config.preset.family](config)
     if config.lora:
         from .lora import add_lora
 
@@ -148,6 +148,19 @@ def _load_cross_encoder(config: TrainConfig) -> CrossEncoder:
         return CrossEncoder(model_path(config), num_labels=1, max_length=length)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a CrossEncoder: {error}") from error
+
+
+def _load_sparse_encoder(config: TrainConfig) -> Any:
+    from .sparse_models import load_sparse_encoder
+
+    return load_sparse_encoder(model_path(config), config)
+
+
+_LOADERS: dict[str, Callable[[TrainConfig], Any]] = {
+    "bi-encoder": _load_bi_encoder,
+    "sparse-encoder": _load_sparse_encoder,
+    "cross-encoder": _load_cross_encoder,
+}
 
 
 def score(config: TrainConfig) -> dict[str, Any]:

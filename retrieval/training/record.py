@@ -113,6 +113,7 @@ def start(
         "seed": config.seed,
         "processes": processes,
         "score": dict(score),
+        "loss": [item.model_dump(mode="json") for item in config.loss],
         "data": data,
         "sampling": sampling,
         "versions": {"rtk": __version__, "python": platform.python_version(), **_versions()},

@@ -15,6 +15,7 @@ from typing import Any, cast
 from accelerate.utils import broadcast_object_list
 from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+from sentence_transformers.sparse_encoder import SparseEncoderTrainingArguments
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
 
 from ...errors import ConfigError
@@ -26,12 +27,17 @@ from .blocks import Optimizer
 from .config import TrainConfig, load_config
 from .evaluation import open_evaluator
 from .kinds import EXAMPLES
-from .loops import BiEncoderTrainer, CrossEncoderLoop, Progress
+from .loops import BiEncoderTrainer, CrossEncoderLoop, Progress, SparseEncoderLoop
 from .models import finish_model, load_model, merge_adapters, score
 
 __all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
+_TRAINERS: dict[str, tuple[Any, Any]] = {
+    "bi-encoder": (BiEncoderTrainer, SentenceTransformerTrainingArguments),
+    "sparse-encoder": (SparseEncoderLoop, SparseEncoderTrainingArguments),
+    "cross-encoder": (CrossEncoderLoop, CrossEncoderTrainingArguments),
+}
 
 
 def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bool = False) -> Path:
@@ -107,9 +113,7 @@ def _is_measure(key: str) -> bool:
 
 
 def _arguments(config: TrainConfig, *, resuming: bool) -> Any:
-    kind = (
-        SentenceTransformerTrainingArguments if config.preset.family == "bi-encoder" else CrossEncoderTrainingArguments
-    )
+    kind = _TRAINERS[config.preset.family][1]
     given: dict[str, Any] = {
         "report_to": "none", "disable_tqdm": True, "logging_steps": 50, "save_total_limit": 2, **config.trainer,
     }  # fmt: skip
@@ -145,11 +149,12 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: Sequence[Any], ev
     callbacks: list[TrainerCallback] = [Progress()]
     if config.evaluation and config.evaluation.patience:
         callbacks.append(EarlyStoppingCallback(config.evaluation.patience))
-    trainer = (BiEncoderTrainer if config.preset.family == "bi-encoder" else CrossEncoderLoop)(
+    trainer = _TRAINERS[config.preset.family][0](
         model=model,
         args=arguments,
         examples=kind.examples(tables, sampler, texts=wants_texts(loss)),
         metrics=context.metrics,
+        clock=context.clock,
         optimizer=_optimizer(config.optimizer),
         loss=loss,
         evaluator=evaluator,
