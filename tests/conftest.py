@@ -129,6 +129,72 @@ def tiny_cross_encoder(tiny_models: Path) -> Any:
     return CrossEncoder(str(tiny_models / "cross_encoder"), device="cpu")
 
 
+# --- tiny language models: a byte-level tokenizer with a chat template, random decoders ---
+
+_CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|head|>{{ message['role'] }}<|/head|>\n\n"
+    "{{ message['content'] | trim }}<|end|>{% endfor %}{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer() -> Any:
+    """A fast tokenizer that can write any text (bytes, with merges for common words; letters and digits are single
+    tokens), whose template has the markers `<|begin|>`, `<|head|>`, `<|/head|>` and `<|end|>` (the answer's end)."""
+    pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    specials = ["<|begin|>", "<|head|>", "<|/head|>", "<|end|>", "<|pad|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([f"{_WORDS} user assistant system Query yes no true false"] * 3, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|head|>", "<|/head|>"],
+        chat_template=_CHAT_TEMPLATE,
+        model_max_length=2048,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(chat_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a saved random Llama (hidden 32, three layers, four heads over two key heads, 2048 positions, far
+    from uniform attention) and `chat_tokenizer`."""
+    torch = pytest.importorskip("torch")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    config = LlamaConfig(
+        vocab_size=len(chat_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        bos_token_id=chat_tokenizer.bos_token_id,
+        eos_token_id=chat_tokenizer.eos_token_id,
+        pad_token_id=chat_tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    chat_tokenizer.save_pretrained(folder)
+    return folder
+
+
 # --- processes ---
 
 

@@ -9,7 +9,9 @@ from ...lazy import lazy_names
 if TYPE_CHECKING:
     from .base import Candidate, Request, Reranker, Result, Usage, check_result, ranked_result, rerank_checked
     from .candidates import CandidateFile, read_candidates, write_candidates
+    from .chat import ChatRenderer, Message, Prompt
     from .cross_encoder import CrossEncoderReranker
+    from .language_model import Generation, LanguageModel, Sampling, load_language_model
     from .maxsim import MaxSimReranker
     from .predict import PredictReranker
     from .registry import RERANKERS, load_reranker
@@ -19,16 +21,23 @@ _HOMES = {
     "RERANKERS": "registry",
     "Candidate": "base",
     "CandidateFile": "candidates",
+    "ChatRenderer": "chat",
     "CrossEncoderReranker": "cross_encoder",
+    "Generation": "language_model",
+    "LanguageModel": "language_model",
     "MaxSimReranker": "maxsim",
+    "Message": "chat",
     "PredictReranker": "predict",
+    "Prompt": "chat",
     "Request": "base",
     "RerankReport": "rerank",
     "RerankSettings": "rerank",
     "Reranker": "base",
     "Result": "base",
+    "Sampling": "language_model",
     "Usage": "base",
     "check_result": "base",
+    "load_language_model": "language_model",
     "load_reranker": "registry",
     "ranked_result": "base",
     "read_candidates": "candidates",
@@ -42,16 +51,23 @@ __all__ = [
     "RERANKERS",
     "Candidate",
     "CandidateFile",
+    "ChatRenderer",
     "CrossEncoderReranker",
+    "Generation",
+    "LanguageModel",
     "MaxSimReranker",
+    "Message",
     "PredictReranker",
+    "Prompt",
     "Request",
     "RerankReport",
     "RerankSettings",
     "Reranker",
     "Result",
+    "Sampling",
     "Usage",
     "check_result",
+    "load_language_model",
     "load_reranker",
     "ranked_result",
     "read_candidates",

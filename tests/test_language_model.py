@@ -1,0 +1,306 @@
+"""The contract of language models: ids in, numbers or text out, whatever they were batched with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rtk.errors import BackendError, ConfigError, DataError
+from rtk.retrieval.rerankers.base import Usage
+from rtk.retrieval.rerankers.language_model import (
+    ChatRenderer,
+    LanguageModel,
+    Message,
+    Prompt,
+    Sampling,
+    load_language_model,
+    share_prefix,
+)
+
+HEADER = "Rank these passages by how well they answer the question, the best of them first: "
+TEXTS = ["a wing", "heat and air flow over the wing " * 9, "", "größe 日本語 text", "protein gene cell " * 30]
+TOKENS = [5, 60, 130, 301]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama) -> Any:
+    return load_language_model(str(tiny_llama), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts(chat_tokenizer) -> list[Prompt]:
+    renderer = ChatRenderer(chat_tokenizer)
+    return share_prefix([renderer.render([Message("user", HEADER + text)]) for text in TEXTS])
+
+
+def reference(model: Any, prompt: Prompt) -> torch.Tensor:
+    """(length, vocabulary) logits of one prompt alone, by the model itself."""
+    with torch.inference_mode():
+        return model.model(torch.tensor([prompt.ids])).logits[0].double()
+
+
+def settings(model: Any, **changed: Any) -> Any:
+    return load_language_model((model.model, model.tokenizer), **changed)
+
+
+# --- logits ---
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("batch_tokens", [1, 500, 100_000])
+def test_logits_are_those_of_each_prompt_alone(model, prompts, share, batch_tokens):
+    found = settings(model, share_prefixes=share, batch_tokens=batch_tokens).next_token_logits(prompts, TOKENS)
+    expected = np.stack([reference(model, prompt)[-1, TOKENS].numpy() for prompt in prompts])
+    assert found.values.dtype == np.float32
+    np.testing.assert_allclose(found.values, expected, atol=2e-5)
+
+
+def test_a_shared_prefix_is_read_once_and_counted_as_cached_by_the_others(model, prompts):
+    shared = prompts[0].shared
+    assert shared > 20
+    found = model.next_token_logits(prompts, TOKENS)
+    total = sum(map(len, prompts))
+    assert found.usage == Usage(len(prompts), total - shared * (len(prompts) - 1), shared * (len(prompts) - 1))
+    assert sorted(usage.cached_tokens for usage in found.usages)[:2] == [0, shared]
+    alone = settings(model, share_prefixes=False).next_token_logits(prompts, TOKENS)
+    assert alone.usage == Usage(len(prompts), total)
+
+
+def test_the_forward_really_reads_the_prefix_once(model, prompts):
+    """Counted where it happens, in the first layer."""
+    read = []
+    hook = model.model.model.layers[0].register_forward_pre_hook(
+        lambda _, args, kwargs: read.append((args[0] if args else kwargs["hidden_states"]).shape[:2]), with_kwargs=True
+    )
+    try:
+        used = settings(model, batch_tokens=1).next_token_logits(prompts, TOKENS).usage
+    finally:
+        hook.remove()
+    assert sum(rows * width for rows, width in read) == used.prompt_tokens
+
+
+def test_only_the_last_position_meets_the_vocabulary(model, prompts):
+    shapes = []
+    hook = model.model.get_output_embeddings().register_forward_hook(lambda _, given, made: shapes.append(made.shape))
+    try:
+        model.next_token_logits(prompts, TOKENS)
+    finally:
+        hook.remove()
+    assert shapes
+    assert all(shape[1] == 1 for shape in shapes)
+
+
+def test_half_precision_gives_float32_scores_that_are_not_rounded_to_halves(tiny_llama, prompts):
+    half = load_language_model(str(tiny_llama), device="cpu", dtype="bfloat16")
+    assert half.identity()["dtype"] == "bfloat16"
+    found = half.next_token_logits(prompts, list(range(5, 100))).values
+    assert found.dtype == np.float32
+    assert (found != torch.from_numpy(found).bfloat16().float().numpy()).mean() > 0.9
+
+
+def test_no_prompts_give_no_answers(model):
+    assert model.next_token_logits([], TOKENS).values.shape == (0, 4)
+    assert model.next_token_logits([], TOKENS).usage == Usage()
+    assert model.continuation_log_probs([], []).values.shape == (0,)
+    assert model.generate([], Sampling()).values == []
+
+
+def test_nan_names_the_prompt(tiny_llama, prompts):
+    model = load_language_model(str(tiny_llama), device="cpu")
+    bad = next(token for token in prompts[3].ids if all(token not in p.ids for p in prompts if p is not prompts[3]))
+    with torch.no_grad():
+        model.model.get_input_embeddings().weight[bad] = float("nan")
+    for call in (
+        lambda: model.next_token_logits(prompts, TOKENS),
+        lambda: model.generate(prompts, Sampling(max_new_tokens=1)),
+        lambda: model.continuation_log_probs(prompts, [[7]] * len(prompts)),
+    ):
+        with pytest.raises(BackendError, match=r"prompt 3.*NaN"):
+            call()
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_its_number(model, prompts):
+    short = settings(model, context_length=len(prompts[2]) + 3)
+    short.next_token_logits([prompts[2]], TOKENS)
+    with pytest.raises(ConfigError, match="prompt 1 has"):
+        short.next_token_logits([prompts[2], prompts[1]], TOKENS)
+    with pytest.raises(ConfigError, match="room for 4 more"):
+        short.generate([prompts[2]], Sampling(max_new_tokens=4))
+
+
+# --- log-probabilities ---
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_log_probabilities_of_continuations(model, prompts, share):
+    continuations = [[100, 7, 33], [], [8], [250, 251, 252, 253, 254], [9, 9]]
+    found = settings(model, share_prefixes=share).continuation_log_probs(prompts, continuations)
+    assert found.values.dtype == np.float64
+    for prompt, continuation, value in zip(prompts, continuations, found.values, strict=True):
+        steps = reference(model, Prompt((*prompt.ids, *continuation))).log_softmax(-1)[len(prompt) - 1 : -1]
+        assert value == pytest.approx(float(sum(steps[at, token] for at, token in enumerate(continuation))), abs=2e-4)
+    assert found.usage.prompt_tokens + found.usage.cached_tokens == sum(map(len, prompts)) + 11
+
+
+# --- generation ---
+
+
+def greedy(model: Any, prompt: Prompt, length: int) -> tuple[int, ...]:
+    ids = list(prompt.ids)
+    for _ in range(length):
+        ids.append(int(reference(model, Prompt(tuple(ids)))[-1].argmax()))
+        if ids[-1] == model.tokenizer.eos_token_id:
+            break
+    return tuple(ids[len(prompt) :])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_greedy_text_is_that_of_each_prompt_alone(model, prompts, share):
+    found = settings(model, share_prefixes=share).generate(prompts, Sampling(max_new_tokens=6))
+    assert [answers[0].ids for answers in found.values] == [greedy(model, prompt, 6) for prompt in prompts]
+    assert found.usage.generated_tokens == sum(len(answers[0].ids) for answers in found.values)
+
+
+def test_samples_depend_on_prompt_seed_and_number_alone(model, prompts):
+    sampling = Sampling(max_new_tokens=8, temperature=1.5, samples=3, seed=4)
+    together = model.generate(prompts, sampling).values
+    assert model.generate(prompts[3:4], sampling).values[0] == together[3]
+    assert model.generate(prompts[::-1], sampling).values[::-1] == together
+    assert len({answer.ids for answer in together[0]}) == 3
+    assert model.generate(prompts, dataclasses.replace(sampling, seed=5)).values != together
+    one = dataclasses.replace(sampling, samples=1)
+    assert [answers[0] for answers in model.generate(prompts, one).values] == [answers[0] for answers in together]
+
+
+def test_draws_follow_the_distribution():
+    from rtk.retrieval.rerankers.decoding import Row, draw
+
+    chances = torch.tensor([0.5, 0.1, 0.3, 0.1])
+    logits = chances.log().repeat(4000, 1)
+    rows = [Row.seeded(0, [1], sample) for sample in range(4000)]
+    counts = np.bincount(draw(logits, Sampling(temperature=1.0), rows), minlength=4) / 4000
+    np.testing.assert_allclose(counts, chances, atol=0.03)
+    assert set(draw(logits, Sampling(temperature=1.0, top_p=0.6), rows)) == {0, 2}
+    assert set(draw(logits, Sampling(temperature=1.0, top_k=1), rows)) == {0}
+    assert set(draw(logits, Sampling(temperature=0.0), rows)) == {0}
+
+
+def test_texts_end_at_the_end_token_at_a_stop_string_or_at_the_length(model, prompts):
+    free = model.generate(prompts, Sampling(max_new_tokens=6)).values
+    ids = free[1][0].ids
+    with_end = settings(model)
+    with_end.model.generation_config.eos_token_id = [ids[2]]
+    try:
+        ended = with_end.generate(prompts[1:2], Sampling(max_new_tokens=6)).values[0][0]
+        longer = with_end.generate(prompts[1:2], Sampling(max_new_tokens=6, min_new_tokens=6)).values[0][0]
+    finally:
+        with_end.model.generation_config.eos_token_id = model.tokenizer.eos_token_id
+    assert (ended.ids, ended.finish) == (ids[:3], "stop")
+    assert len(longer.ids) == 6
+    text = free[1][0].text
+    stopped = model.generate(prompts[1:2], Sampling(max_new_tokens=6, stop=(text[2],))).values[0][0]
+    assert (stopped.text, stopped.finish) == (text[: text.index(text[2])], "stop")
+    assert free[1][0].finish == "length"
+
+
+def test_impossible_samplings_are_refused_with_every_problem():
+    with pytest.raises(ConfigError) as caught:
+        Sampling(max_new_tokens=0, temperature=-1, top_p=0, samples=0, stop=("",))
+    assert len(caught.value.problems) == 5
+
+
+# --- other models ---
+
+
+def test_a_sliding_window_is_no_different(chat_tokenizer, prompts):
+    """Its cache cannot have gaps, so texts of different lengths are not generated together."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(1)
+    config = MistralConfig(
+        vocab_size=len(chat_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=40, initializer_range=0.3, eos_token_id=3,
+    )  # fmt: skip
+    model = load_language_model((MistralForCausalLM(config).eval(), chat_tokenizer))
+    expected = np.stack([reference(model, prompt)[-1, TOKENS].numpy() for prompt in prompts])
+    np.testing.assert_allclose(model.next_token_logits(prompts, TOKENS).values, expected, atol=2e-5)
+    found = model.generate(prompts, Sampling(max_new_tokens=5)).values
+    assert [answers[0].ids for answers in found] == [greedy(model, prompt, 5) for prompt in prompts]
+
+
+def test_capped_logits_keep_their_cap(chat_tokenizer, prompts):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(1)
+    config = Gemma2Config(
+        vocab_size=len(chat_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, final_logit_softcapping=2.0, initializer_range=0.5,
+    )  # fmt: skip
+    model = load_language_model((Gemma2ForCausalLM(config).eval(), chat_tokenizer))
+    expected = np.stack([reference(model, prompt)[-1, TOKENS].numpy() for prompt in prompts])
+    assert np.abs(expected).max() <= 2
+    np.testing.assert_allclose(model.next_token_logits(prompts, TOKENS).values, expected, atol=2e-5)
+
+
+def test_encoder_decoders_answer_with_their_first_decoder_step(chat_tokenizer):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(1)
+    config = T5Config(
+        vocab_size=len(chat_tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        decoder_start_token_id=4, eos_token_id=3, pad_token_id=4, initializer_factor=3.0,
+    )  # fmt: skip
+    t5 = T5ForConditionalGeneration(config).eval()
+    model = load_language_model((t5, chat_tokenizer))
+    assert isinstance(model, LanguageModel)
+    renderer = ChatRenderer(chat_tokenizer, template="plain")
+    prompts = [renderer.render([Message("user", f"Query: wing Document: {text} Relevant:")]) for text in TEXTS]
+
+    def alone(prompt: Prompt, decoded: list[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            given = torch.tensor([prompt.ids])
+            return t5(input_ids=given, decoder_input_ids=torch.tensor([[4, *decoded]])).logits[0].double()
+
+    found = model.next_token_logits(prompts, TOKENS)
+    np.testing.assert_allclose(found.values, [alone(p, [])[0, TOKENS].numpy() for p in prompts], atol=1e-4)
+    assert found.usage == Usage(5, sum(map(len, prompts)))
+    likely = model.continuation_log_probs(prompts, [[9, 10], [11], [], [12], [5]])
+    steps = alone(prompts[0], [9]).log_softmax(-1)
+    assert likely.values[0] == pytest.approx(float(steps[0, 9] + steps[1, 10]), abs=1e-3)
+    for prompt, answers in zip(prompts, model.generate(prompts, Sampling(max_new_tokens=4)).values, strict=True):
+        ids: list[int] = []
+        while len(ids) < 4 and 3 not in ids:
+            ids.append(int(alone(prompt, ids)[-1].argmax()))
+        assert list(answers[0].ids) == ids
+
+
+# --- loading ---
+
+
+def test_loading_by_path_names_its_errors(tiny_llama, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'transformers'"):
+        load_language_model(str(tiny_llama), engine="transformer")
+    with pytest.raises(BackendError, match="cannot load"):
+        load_language_model(str(tmp_path / "nothing"))
+    with pytest.raises(BackendError, match="no language model"):
+        load_language_model(object())
+
+
+def test_identity_follows_the_weights(model, tiny_llama):
+    again = load_language_model(str(tiny_llama), device="cpu")
+    assert again.identity() == model.identity() | {"model": str(tiny_llama)}
+    with torch.no_grad():
+        again.model.get_input_embeddings().weight[0] += 1
+    assert again.identity()["fingerprint"] != model.identity()["fingerprint"]
+    assert load_language_model(again) is again
+
+
+def test_a_prompt_is_never_empty():
+    with pytest.raises(DataError):
+        Prompt(())
+    with pytest.raises(DataError):
+        Prompt((1, 2), shared=3)
