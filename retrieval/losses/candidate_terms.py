@@ -13,7 +13,7 @@ from .context import LossContext
 from .list_term import BinaryTerm, ListTerm
 from .options import BinaryOptions, LambdaOptions, LossOptions, RankNetOptions
 from .ranking import Lambda, lambda_loss, list_net, listwise_softmax, pairwise_softmax, rank_net
-from .teacher_terms import make_dynamic_contrastive, make_kl, make_margin_mse, make_plackett_luce
+from .teacher_terms import make_dynamic_contrastive, make_ensemble, make_kl, make_margin_mse, make_plackett_luce
 
 __all__ = ["CANDIDATE_TERMS", "MakeCandidateTerm"]
 
@@ -47,6 +47,7 @@ CANDIDATE_TERMS: dict[str, MakeCandidateTerm] = {
     "lambda": _lambda,
     "margin-mse": make_margin_mse,
     "kl": make_kl,
+    "ensemble-kl": make_ensemble,
     "pld": make_plackett_luce,
     "dcd": make_dynamic_contrastive,
 }

@@ -44,7 +44,18 @@ def lifted(make: MakeCandidateTerm) -> MakeDenseTerm:
     return lambda options, context: _Lifted(make(options, context), cast(ScoredOptions, options))
 
 
-_LIFTED = ("margin-mse", "kl", "pld", "dcd", "listnet", "listwise-softmax", "pairwise-softmax", "ranknet", "lambda")
+_LIFTED = (
+    "margin-mse",
+    "kl",
+    "ensemble-kl",
+    "pld",
+    "dcd",
+    "listnet",
+    "listwise-softmax",
+    "pairwise-softmax",
+    "ranknet",
+    "lambda",
+)
 DENSE_TERMS: dict[str, MakeDenseTerm] = {
     "infonce": InfoNCE,
     "star": Star,

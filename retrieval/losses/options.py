@@ -129,6 +129,12 @@ class KLOptions(ScoredOptions, TeacherOptions):
     teacher_temperature: PositiveFloat | None = None
 
 
+class EnsembleOptions(ScoredOptions, TeacherOptions):
+    """KL against the mean of unlike teachers, each brought to [0, 1] within its list; `teacher_scale` is S."""
+
+    teacher_scale: PositiveFloat = 30.0
+
+
 class PlackettLuceOptions(ScoredOptions, TeacherOptions):
     """PLD; `temperature` is of the teacher's weights only."""
 
@@ -382,6 +388,7 @@ LOSSES: dict[str, LossEntry] = {
     "anti-collapse": LossEntry(("sparse-encoder",), LossOptions),
     "margin-mse": LossEntry(_ALL, MarginMSEOptions, costs="query"),
     "kl": LossEntry(_ALL, KLOptions, costs="query"),
+    "ensemble-kl": LossEntry(_ALL, EnsembleOptions, costs="query"),
     "pld": LossEntry(_ALL, PlackettLuceOptions, costs="query"),
     "dcd": LossEntry(_ALL, DynamicContrastiveOptions),
     "cet": LossEntry(("cross-encoder",), CetOptions, alone=True),

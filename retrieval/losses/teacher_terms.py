@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import cast
 
@@ -14,17 +15,29 @@ from .batch import CandidateBatch, CandidateTerm
 from .context import LossContext
 from .distillation import kl_distillation, margin_mse_lists
 from .dynamic_contrastive import dynamic_contrastive_parts, hardest_negatives, weighted_soft_loss
+from .ensemble import ensemble_targets
 from .list_term import ListTerm
-from .options import DynamicContrastiveOptions, KLOptions, LossOptions, PlackettLuceOptions, TeacherOptions
+from .options import (
+    DynamicContrastiveOptions,
+    EnsembleOptions,
+    KLOptions,
+    LossOptions,
+    PlackettLuceOptions,
+    TeacherOptions,
+)
 from .plackett_luce import plackett_luce_distillation
 
 __all__ = [
+    "EnsembleTeachers",
     "StoredTeachers",
     "make_dynamic_contrastive",
+    "make_ensemble",
     "make_kl",
     "make_margin_mse",
     "make_plackett_luce",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 
 class StoredTeachers:
@@ -53,11 +66,38 @@ class StoredTeachers:
 
     def __call__(self, batch: CandidateBatch) -> Tensor:
         """(B, N) float32, NaN where one of the teachers has no score. The share of those is logged."""
-        part = int(batch.side["part"][0]) if "part" in batch.side else 0
-        columns = [batch.side[name].to(batch.scores.device) for name in self._names[part]]
-        scores = torch.stack(columns).mean(dim=0)
+        scores = self.join(self.columns(batch))
         self._log(f"{self._name}-unscored", float(scores.isnan().float().mean()))
         return scores
+
+    def columns(self, batch: CandidateBatch) -> Tensor:
+        """(K, B, N), what each teacher says."""
+        part = int(batch.side["part"][0]) if "part" in batch.side else 0
+        return torch.stack([batch.side[name].to(batch.scores.device) for name in self._names[part]])
+
+    def join(self, columns: Tensor) -> Tensor:
+        """(K, B, N) → (B, N)."""
+        return columns.mean(dim=0)
+
+
+class EnsembleTeachers(StoredTeachers):
+    """The targets of `ensemble.ensemble_targets` of the teachers that the options name; logs how many were constant."""
+
+    def __init__(self, options: EnsembleOptions, context: LossContext) -> None:
+        super().__init__(options, context)
+        self._scale, self._warned = options.teacher_scale, False
+
+    def join(self, columns: Tensor) -> Tensor:
+        if columns.shape[2] == 2 and not self._warned:
+            self._warned = True
+            _LOG.warning(
+                "loss %s: with two candidates a query each teacher's normalised scores are 0 and 1, so its margin is "
+                "lost; take sampling.negatives of 7 or more, or the loss margin-mse",
+                self._name,
+            )
+        targets, dropped = ensemble_targets(columns, scale=self._scale)
+        self._log(f"{self._name}-constant-teachers", float(dropped.sum()))
+        return targets
 
 
 def _whole(options: LossOptions, context: LossContext, function: Callable[[Tensor, Tensor], Tensor]) -> CandidateTerm:
@@ -80,6 +120,11 @@ def make_kl(options: LossOptions, context: LossContext) -> CandidateTerm:
         )
 
     return _whole(options, context, function)
+
+
+def make_ensemble(options: LossOptions, context: LossContext) -> CandidateTerm:
+    """See `ensemble.ensemble_distillation`."""
+    return ListTerm(kl_distillation, EnsembleTeachers(cast(EnsembleOptions, options), context))
 
 
 def make_plackett_luce(options: LossOptions, context: LossContext) -> CandidateTerm:
