@@ -39,6 +39,7 @@ EXTRAS: dict[str, Extra] = {
         Extra("seismic", ("seismic",), "approximate search of sparse vectors by Seismic"),
         Extra("ir-datasets", ("ir_datasets",), "collections by ir_datasets id"),
         Extra("peft", ("peft",), "low-rank adapters in training"),
+        Extra("vllm", ("vllm",), "language models by vLLM, on an accelerator"),
         Extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "ONNX Runtime encoding, 8-bit included"),
     )
 }

@@ -133,7 +133,8 @@ def tiny_cross_encoder(tiny_models: Path) -> Any:
 
 _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|head|>{{ message['role'] }}<|/head|>\n\n"
-    "{{ message['content'] | trim }}<|end|>{% endfor %}{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
+    "{{ message['content'] | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
 )
 
 

@@ -304,3 +304,120 @@ def test_a_prompt_is_never_empty():
         Prompt(())
     with pytest.raises(DataError):
         Prompt((1, 2), shared=3)
+
+
+# --- vLLM ---
+
+
+class _Entry:
+    def __init__(self, logprob: float) -> None:
+        self.logprob = logprob
+
+
+class _FakeVllm:
+    """The part of `vllm.LLM` that the engine uses, answered by transformers: what is asked for decides the answer."""
+
+    def __init__(self, model: Any) -> None:
+        from types import SimpleNamespace
+
+        self.model, self.space = model, SimpleNamespace
+        config = SimpleNamespace(max_model_len=model.context_length, dtype="float32", logprobs_mode="processed_logits")
+        self.llm_engine = SimpleNamespace(model_config=config)
+
+    def get_tokenizer(self) -> Any:
+        return self.model.tokenizer
+
+    def generate(self, prompts: list[dict[str, Any]], parameters: list[Any], use_tqdm: bool) -> list[Any]:
+        return [
+            self._answer(Prompt(tuple(given["prompt_token_ids"])), asked)
+            for given, asked in zip(prompts, parameters, strict=True)
+        ]
+
+    def _answer(self, prompt: Prompt, asked: dict[str, Any]) -> Any:
+        allowed, samples = asked.get("allowed_token_ids"), asked.get("n", 1)
+        sampling = Sampling(
+            asked["max_tokens"], temperature=asked["temperature"], samples=samples, seed=asked.get("seed") or 0
+        )
+        answers = self.model.generate([prompt], sampling).values[0]
+        logprobs, read = None, None
+        if allowed is not None:
+            logits = self.model.next_token_logits([prompt], allowed).values[0]
+            best = sorted(zip(logits, allowed, strict=True), reverse=True)[: asked["logprobs"]]
+            logprobs = [{token: _Entry(float(value)) for value, token in best}]
+        if "prompt_logprobs" in asked:
+            steps = reference(self.model, prompt).log_softmax(-1)
+            read = [None, *({token: _Entry(float(steps[at, token]))} for at, token in enumerate(prompt.ids[1:]))]
+        outputs = [
+            self.space(text=each.text, token_ids=list(each.ids), finish_reason=each.finish, logprobs=logprobs)
+            for each in answers
+        ]
+        cached = len(prompt) // 16 * 16 - 16
+        return self.space(
+            outputs=outputs, prompt_logprobs=read, num_cached_tokens=cached, prompt_token_ids=list(prompt.ids)
+        )
+
+
+@pytest.fixture(scope="module")
+def vllm_like(model) -> Any:
+    from rtk.retrieval.rerankers.engine_vllm import VllmModel
+
+    return VllmModel(_FakeVllm(model), dict, name="fake")
+
+
+def test_what_is_asked_of_vllm_gives_the_contracts_answers(model, vllm_like, prompts):
+    """Not vLLM itself: that what the adapter asks for and reads back is what the contract means."""
+    assert isinstance(vllm_like, LanguageModel)
+    np.testing.assert_allclose(
+        vllm_like.next_token_logits(prompts, TOKENS).values, model.next_token_logits(prompts, TOKENS).values, atol=2e-5
+    )
+    continuations = [[100, 7], [], [8], [9, 9, 9], [5]]
+    found = vllm_like.continuation_log_probs(prompts, continuations)
+    np.testing.assert_allclose(found.values, model.continuation_log_probs(prompts, continuations).values, atol=2e-4)
+    sampling = Sampling(max_new_tokens=3, temperature=1.0, samples=2, seed=3)
+    made = vllm_like.generate(prompts, sampling)
+    assert made.values == model.generate(prompts, sampling).values
+    assert made.usage.generated_tokens == sum(len(each.ids) for answers in made.values for each in answers)
+    assert made.usage.cached_tokens == sum(len(prompt) // 16 * 16 - 16 for prompt in prompts)
+    assert vllm_like.next_token_logits([], TOKENS).values.shape == (0, 4)
+
+
+def test_vllm_refuses_what_it_cannot_do(model, vllm_like, prompts):
+    from rtk.retrieval.rerankers.engine_vllm import VllmModel
+
+    with pytest.raises(ConfigError, match="at most 256"):
+        vllm_like.next_token_logits(prompts, range(300))
+    with pytest.raises(ConfigError, match="device"):
+        load_language_model("model", engine="vllm", device="cpu")
+    other = _FakeVllm(model)
+    other.llm_engine.model_config.logprobs_mode = "raw_logprobs"
+    with pytest.raises(ConfigError, match="processed_logits"):
+        VllmModel(other, dict, name="fake")
+
+
+def test_without_vllm_the_command_that_installs_it_is_named(tiny_llama):
+    from rtk.errors import MissingExtra
+    from rtk.extras import available
+
+    if available("vllm"):
+        pytest.skip("vLLM is installed")
+    with pytest.raises(MissingExtra, match=r"pip install .*\[vllm\]"):
+        load_language_model(str(tiny_llama), engine="vllm")
+
+
+def test_vllm_and_transformers_agree(tiny_llama, prompts):
+    pytest.importorskip("vllm", reason="vLLM is not installed: the two engines cannot be compared here")
+    ours = load_language_model(str(tiny_llama))
+    theirs = load_language_model(str(tiny_llama), engine="vllm", dtype="float32")
+    np.testing.assert_allclose(
+        theirs.next_token_logits(prompts, TOKENS).values, ours.next_token_logits(prompts, TOKENS).values, atol=1e-2
+    )
+    continuations = [[100, 7], [], [8], [9, 9, 9], [5]]
+    np.testing.assert_allclose(
+        theirs.continuation_log_probs(prompts, continuations).values,
+        ours.continuation_log_probs(prompts, continuations).values,
+        atol=1e-1,
+    )
+    sampling = Sampling(max_new_tokens=4)
+    assert [a[0].ids for a in theirs.generate(prompts, sampling).values] == [
+        a[0].ids for a in ours.generate(prompts, sampling).values
+    ]

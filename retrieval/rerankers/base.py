@@ -63,7 +63,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a reranking cost: model calls, tokens read, tokens found in a cache, tokens written, unreadable outputs."""
+    """What a reranking cost.
+
+    Attributes:
+        calls: prompts or pairs put to a model.
+        prompt_tokens: tokens that the model read.
+        cached_tokens: tokens of prompts that it did not have to read again, because a cache held them; not among
+            `prompt_tokens`.
+        generated_tokens: tokens written.
+        malformed: outputs that could not be read.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
