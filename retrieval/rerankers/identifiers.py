@@ -14,7 +14,7 @@ from ...errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Identifiers", "label_tokens", "separator_token"]
+__all__ = ["Identifiers", "separator_token"]
 
 _LETTERS = string.ascii_uppercase
 
@@ -88,30 +88,6 @@ def _plain(character: str) -> str:
 def _number(digits: str) -> int:
     """The number; 0 for one that no window can hold, however long it is."""
     return int(digits) if len(digits) < 9 else 0
-
-
-def label_tokens(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], *, prefix: str = "[") -> list[int]:
-    """The one token that each label is after `prefix`, checked: prefix + label is the prefix's tokens and one more.
-
-    "A" and " A" are different tokens, and some vocabularies merge a bracket with the letter that follows.
-
-    Raises:
-        ConfigError: a label is several tokens there, merges with the prefix, or shares its token with another one.
-    """
-    before = tokenizer.encode(prefix, add_special_tokens=False)
-    tokens: list[int] = []
-    problems: list[str] = []
-    for label in labels:
-        ids = tokenizer.encode(prefix + label, add_special_tokens=False)
-        if ids[: len(before)] != before or len(ids) != len(before) + 1 or ids[-1] == tokenizer.unk_token_id:
-            pieces = tokenizer.convert_ids_to_tokens(ids)
-            problems.append(f"{prefix + label!r} is {pieces}; expected the tokens of {prefix!r} and one more")
-        elif ids[-1] in tokens:
-            problems.append(f"{label!r} has the same token as {labels[tokens.index(ids[-1])]!r}")
-        tokens.append(ids[-1] if ids else -1)
-    if problems:
-        raise ConfigError("this tokenizer cannot name documents by single tokens; take other identifiers", problems)
-    return tokens
 
 
 def separator_token(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str] = ("1", "2", "10")) -> int:

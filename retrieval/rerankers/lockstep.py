@@ -15,10 +15,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ...errors import BackendError, RtkError
+from ...errors import BackendError, ConfigError, RtkError
 from .base import Request, Result, Usage, failed_result
 
-__all__ = ["Answer", "Lockstep", "Plan", "Ranking", "drive"]
+__all__ = ["Answer", "Effort", "Lockstep", "Plan", "Ranking", "drive"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,23 @@ class Answer(Generic[A]):
 
     value: A
     usage: Usage
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many queries are worked on, and how often a failure is tried again.
+
+    Attributes:
+        in_flight: queries whose questions share model calls.
+        retries: how often a query's questions are asked again, alone, when the model failed on them.
+    """
+
+    in_flight: int = 16
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1 or self.retries < 0:
+            raise ConfigError(f"in_flight {self.in_flight}, retries {self.retries}: expected at least 1 and at least 0")
 
 
 @dataclass(frozen=True)
@@ -100,24 +117,22 @@ class _Running:
 class Lockstep(Generic[Q, A]):
     """Runs the plans of many requests.
 
-    An engine's error is answered by asking again: the questions of each query by themselves, `retries` times. A query
-    whose questions still fail keeps its first order, with the reason in its result, which whoever called stops at or
-    counts; no other query is touched, and no error's text is read as an answer.
+    An engine's error is answered by asking again: the questions of each query by themselves, `effort.retries` times. A
+    query whose questions still fail keeps its first order, with the reason in its result, which whoever called stops
+    at or counts; no other query is touched, and no error's text is read as an answer.
 
     Attributes:
         plan: how one request is reranked.
         ask: answers questions, of any queries, in their order.
-        in_flight: queries that are on their way at the same time.
-        retries: how often a query's questions are asked again, alone, after a failure.
+        effort: how many queries are on their way at the same time, and how often failures are tried again.
     """
 
     plan: Callable[[Request], Generator[Sequence[Q], Sequence[A], Ranking]]
     ask: Callable[[Sequence[Q]], Sequence[Answer[A]]]
-    in_flight: int = 16
-    retries: int = 2
+    effort: Effort = Effort()
 
     def results(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """One result for each request, in order. At most twice `in_flight` requests are held."""
+        """One result for each request, in order. At most twice `effort.in_flight` requests are held."""
         stream = iter(requests)
         held: deque[_Running] = deque()
         while True:
@@ -132,7 +147,9 @@ class Lockstep(Generic[Q, A]):
                 self._step(active)
 
     def _fill(self, held: deque[_Running], stream: Iterator[Request]) -> None:
-        while len(held) < 2 * self.in_flight and sum(each.result is None for each in held) < self.in_flight:
+        while (
+            len(held) < 2 * self.effort.in_flight and sum(each.result is None for each in held) < self.effort.in_flight
+        ):
             request = next(stream, None)
             if request is None:
                 return
@@ -156,7 +173,7 @@ class Lockstep(Generic[Q, A]):
             start = stop
 
     def _alone(self, running: _Running) -> None:
-        for left in range(self.retries, -1, -1):
+        for left in range(self.effort.retries, -1, -1):
             try:
                 answers = self._answers(running.asked)
             except _FAILURES as error:
