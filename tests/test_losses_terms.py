@@ -195,6 +195,16 @@ def test_the_module_over_first_dimensions_is_the_matryoshka_loss():
     assert sum(values.values()).item() == pytest.approx(golden["loss"], rel=1e-7)
 
 
+def test_two_terms_of_one_name_both_count_over_first_dimensions():
+    columns, side = whole_batch()
+    options = [LOSSES["infonce"].options(name="infonce", scale=scale) for scale in (20, 1)]
+    dims = [(6, 1.0), (3, 0.5)]
+    both = InBatchLoss(torch.nn.Identity(), options, matryoshka=dims).from_embeddings(columns, side)
+    alone = [InBatchLoss(torch.nn.Identity(), [item], matryoshka=dims).from_embeddings(columns, side) for item in options]
+    assert len(both) == 4
+    assert sum(both.values()).item() == pytest.approx(sum(sum(each.values()).item() for each in alone))
+
+
 def test_symmetric_masks_hold_in_both_directions():
     value, batch = dense("infonce", directions="symmetric")
     allowed = batch.side["allowed"]

@@ -55,9 +55,10 @@ class _TermLoss(nn.Module):
         """Weighted values by name; the trainer sums and logs them. A name that comes twice gets a number."""
         result: dict[str, Tensor] = {}
         for item, term in zip(self.options, self.terms, strict=True):
-            name = item.name if item.name not in result else f"{item.name}-{len(result)}"
+            name = item.name + suffix
+            name = name if name not in result else f"{item.name}-{len(result)}{suffix}"
             value = term(batch).mean() if self.weights is None else self.weights.value(term, batch)
-            result[name + suffix] = weight * item.weight * value
+            result[name] = weight * item.weight * value
         return result
 
 
@@ -69,7 +70,8 @@ class InBatchLoss(_TermLoss, CachedLossMixin):
         options: the terms.
         context: see `LossContext`.
         mini_batch_size: with a value, gradients are cached (GradCache) in chunks of so many texts.
-        matryoshka: (dimensions, weight) pairs; every term holds for each truncation (Kusupati et al. 2022, eq. 1).
+        matryoshka: (dimensions, weight) pairs; every term holds for each truncation, and the values are
+            summed (Kusupati et al. 2022, eq. 1). A cosine normalises what is left of a vector; a dot product does not.
         watch: shown every batch before the terms; may raise.
     """
 
