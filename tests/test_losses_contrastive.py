@@ -1,4 +1,4 @@
-"""InfoNCE's variants (focal, symmetric, joint, hardness, guide), hard-negative mixing and Matryoshka."""
+"""InfoNCE's variants (focal, symmetric, joint, hardness, guide), and hard-negative mixing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ from rtk.retrieval.losses.contrastive import (
     info_nce_over,
     same_type_scores,
 )
-from rtk.retrieval.losses.matryoshka import matryoshka_loss, truncate
 from rtk.retrieval.losses.mixing import MixDraw, draw_mixes, mix_list, mix_pairs
 
 FOLDER = Path(__file__).parent / "goldens"
 LIBRARY = json.loads((FOLDER / "st_losses.json").read_text())
-KALM = json.loads((FOLDER / "kalm_matryoshka.json").read_text())
 GRADCACHE = json.loads((FOLDER / "infonce_gradcache.json").read_text())
 QD, DQ, QQ, DD = "query-document", "document-query", "query-query", "document-document"
 PP = "positive-positive"
@@ -299,51 +297,3 @@ def test_gradient_flows_into_what_is_mixed():
     (mix_pairs(negatives, draw_mixes(2, 3, seed=0, number=0)) * random(8, 2, 4)).sum().backward()
     assert negatives.grad is not None
     assert ((negatives.grad.abs().sum(2) > 0).sum(1) == 2).all()
-
-
-# --- Matryoshka ---
-
-
-@pytest.mark.parametrize("case", KALM["cases"], ids=lambda case: f"in-batch-{case['use_inbatch_neg']}")
-def test_matryoshka_as_published_by_kalm(case: dict):
-    queries, passages = (
-        double(KALM["q_reps"]).requires_grad_(),
-        double(KALM["p_reps_grouped_pos_first"]).requires_grad_(),
-    )
-    size, group = len(queries), len(passages) // len(queries)
-
-    def loss(columns: list[torch.Tensor]) -> torch.Tensor:
-        scores = in_batch_scores(*columns, scale=1 / KALM["temperature"])
-        targets = torch.arange(size) * group
-        mine = torch.arange(size * group)[None, :] // group == torch.arange(size)[:, None]
-        return info_nce(scores, targets, None if case["use_inbatch_neg"] else mine)
-
-    found = matryoshka_loss(loss, [queries, passages], KALM["matryoshka_dims"], KALM["matryoshka_weights"])
-    found.backward()
-    assert found.item() == pytest.approx(case["loss"], rel=1e-9)
-    torch.testing.assert_close(queries.grad, double(case["grad_q"]), rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(passages.grad, double(case["grad_p"]), rtol=1e-8, atol=1e-10)
-
-
-def test_matryoshka_equals_sentence_transformers():
-    golden = LIBRARY["matryoshka"]
-    leaves = [double(column).requires_grad_() for column in golden["embeddings"]]
-
-    def loss(columns: list[torch.Tensor]) -> torch.Tensor:
-        return info_nce(cosine(*columns, scale=golden["scale"]), torch.arange(len(columns[0])))
-
-    check(matryoshka_loss(loss, leaves, golden["dims"], golden["weights"]), leaves, golden)
-
-
-def test_matryoshka_of_the_full_dimension_is_the_loss_of_normalised_vectors():
-    columns = [random(9, 3, 6), random(10, 3, 6)]
-    assert truncate(columns[0], 2).shape == (3, 2)
-    found = matryoshka_loss(lambda pair: (pair[0] * pair[1]).sum(), columns, [6])
-    assert found.item() == pytest.approx(F.cosine_similarity(*columns).sum().item())
-
-
-def test_matryoshka_refuses_dims_that_are_not_there():
-    with pytest.raises(ValueError, match="from 1 to 6"):
-        matryoshka_loss(lambda pair: pair[0].sum(), [random(11, 3, 6)], [8, 6])
-    with pytest.raises(ValueError, match="2 weights for 1"):
-        matryoshka_loss(lambda pair: pair[0].sum(), [random(11, 3, 6)], [6], [1.0, 0.5])

@@ -25,7 +25,9 @@ from rtk.retrieval.losses.modules import InBatchLoss
 from rtk.retrieval.losses.options import LOSSES
 from rtk.retrieval.losses.plackett_luce import plackett_luce_distillation
 
-GRADCACHE = json.loads((Path(__file__).parent / "goldens" / "infonce_gradcache.json").read_text())["gradcache"]
+GOLDENS = Path(__file__).parent / "goldens"
+GRADCACHE = json.loads((GOLDENS / "infonce_gradcache.json").read_text())["gradcache"]
+KALM = json.loads((GOLDENS / "kalm_matryoshka.json").read_text())
 
 TERMS: list[tuple[str, dict[str, Any]]] = [
     ("infonce", {}),
@@ -185,14 +187,41 @@ def test_half_precision_vectors_under_autocast_lose_nothing_more(name: str):
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_module_over_first_dimensions_is_the_matryoshka_loss():
-    golden = json.loads((Path(__file__).parent / "goldens" / "st_losses.json").read_text())["matryoshka"]
-    columns = [torch.tensor(column, dtype=torch.float64) for column in golden["embeddings"]]
+def over_first_dimensions(columns: list[torch.Tensor], golden: dict, scale: float, side: dict) -> torch.Tensor:
+    """InfoNCE under the golden's dimensions; every value has its own name."""
     pairs = list(zip(golden["dims"], golden["weights"], strict=True))
-    options = LOSSES["infonce"].options(name="infonce", scale=golden["scale"])
-    values = InBatchLoss(torch.nn.Identity(), [options], matryoshka=pairs).from_embeddings(columns, {})
+    options = LOSSES["infonce"].options(name="infonce", scale=scale)
+    values = InBatchLoss(torch.nn.Identity(), [options], matryoshka=pairs).from_embeddings(columns, side)
     assert len(values) == len(pairs)
-    assert sum(values.values()).item() == pytest.approx(golden["loss"], rel=1e-7)
+    return sum(values.values())
+
+
+def test_matryoshka_equals_sentence_transformers():
+    golden = json.loads((GOLDENS / "st_losses.json").read_text())["matryoshka"]
+    columns = [torch.tensor(column, dtype=torch.float64, requires_grad=True) for column in golden["embeddings"]]
+    loss = over_first_dimensions(columns, golden, golden["scale"], {})
+    loss.backward()
+    assert loss.item() == pytest.approx(golden["loss"], rel=1e-7)
+    for column, expected in zip(columns, golden["grads"], strict=True):
+        torch.testing.assert_close(column.grad, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", KALM["cases"], ids=lambda case: f"in-batch-{case['use_inbatch_neg']}")
+def test_matryoshka_as_published_by_kalm(case: dict):
+    queries, passages = (
+        torch.tensor(KALM[name], dtype=torch.float64, requires_grad=True)
+        for name in ("q_reps", "p_reps_grouped_pos_first")
+    )
+    size, group = len(queries), len(passages) // len(queries)
+    own = torch.arange(size * group)[None, :] % size == torch.arange(size)[:, None]  # all positives, then all first …
+    columns = [queries, *passages.view(size, group, -1).unbind(1)]
+    golden = {"dims": KALM["matryoshka_dims"], "weights": KALM["matryoshka_weights"]}
+    side = {"allowed": torch.ones_like(own) if case["use_inbatch_neg"] else own}
+    loss = over_first_dimensions(columns, golden, 1 / KALM["temperature"], side)
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-9)
+    torch.testing.assert_close(queries.grad, torch.tensor(case["grad_q"], dtype=torch.float64), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(passages.grad, torch.tensor(case["grad_p"], dtype=torch.float64), rtol=1e-8, atol=1e-10)
 
 
 def test_two_terms_of_one_name_both_count_over_first_dimensions():
@@ -200,7 +229,9 @@ def test_two_terms_of_one_name_both_count_over_first_dimensions():
     options = [LOSSES["infonce"].options(name="infonce", scale=scale) for scale in (20, 1)]
     dims = [(6, 1.0), (3, 0.5)]
     both = InBatchLoss(torch.nn.Identity(), options, matryoshka=dims).from_embeddings(columns, side)
-    alone = [InBatchLoss(torch.nn.Identity(), [item], matryoshka=dims).from_embeddings(columns, side) for item in options]
+    alone = [
+        InBatchLoss(torch.nn.Identity(), [item], matryoshka=dims).from_embeddings(columns, side) for item in options
+    ]
     assert len(both) == 4
     assert sum(both.values()).item() == pytest.approx(sum(sum(each.values()).item() for each in alone))
 
