@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.util import load_file_path
 from transformers import AutoTokenizer
 
@@ -21,6 +21,7 @@ from .adapters import DenseAdapter, MultiVectorAdapter, SparseAdapter, as_encode
 from .batching import Batching
 from .echo import is_echo, load_echo
 from .sides import Task, transformer_of
+from .top_terms import load_sparse
 
 __all__ = [
     "MINILM",
@@ -49,7 +50,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
 }
 _CLASSES: Mapping[str, Any] = {
     "SentenceTransformer": SentenceTransformer,
-    "SparseEncoder": SparseEncoder,
+    "SparseEncoder": load_sparse,
     "MultiVectorEncoder": MultiVectorEncoder,
 }
 

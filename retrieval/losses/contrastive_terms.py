@@ -87,6 +87,9 @@ class InfoNCE(nn.Module):
                 for mask, others in zip(self._guide_masks(batch, directions), masks, strict=True)
             ]
         holding = ("query-document", "document-query")
+        if self.options.against != "batch":
+            chosen = _chosen_documents(batch, self.options.against)
+            masks = [chosen if mask is None else chosen & mask for mask in masks]
         return [
             mask.scatter(1, batch.own[:, :1], True) if mask is not None and name in holding else mask
             for name, mask in zip(directions, masks, strict=True)
@@ -157,6 +160,14 @@ class Star(nn.Module):
         allowed = batch.side["allowed"].to(scores.device) if "allowed" in batch.side else None
         totals, counts = star_sums(scores, batch.own[:, 0], allowed)
         return gather_with_gradient(totals).sum() / gather_constant(counts).sum().clamp(min=1)
+
+
+def _chosen_documents(batch: DenseBatch, against: str) -> Tensor:
+    """(B, D) bool: documents that a query's positive is held against, by their place in the batch."""
+    queries = len(batch.documents) // batch.own.shape[1]
+    positives = torch.arange(len(batch.documents), device=batch.own.device) < queries
+    others = {"positives-and-own": positives, "negatives": ~positives, "own": torch.zeros_like(positives)}[against]
+    return others.expand(len(batch.own), -1).scatter(1, batch.own, True)
 
 
 def _label_masks(batch: DenseBatch, directions: Sequence[str]) -> list[Tensor | None]:

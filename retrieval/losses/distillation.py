@@ -17,6 +17,7 @@ __all__ = [
     "kl_distillation",
     "margin_mse",
     "margin_mse_lists",
+    "margin_mse_pairs",
     "rank_net_margins",
     "rank_net_pairs",
     "teacher_grades",
@@ -60,6 +61,22 @@ def margin_mse_lists(scores: Tensor, labels: Tensor) -> Tensor:
             "document, or a margin for each negative"
         )
     return margin_mse(scores[:, :1], scores[:, 1:], labels, torch.zeros_like(labels))
+
+
+def margin_mse_pairs(scores: Tensor, labels: Tensor) -> Tensor:
+    """Margin-MSE over all pairs of a list: L = mean over (b, i, j) of [(s_bi − s_bj) − (t_bi − t_bj)]².
+
+    Ordered pairs, i = j among them, as naver's HF trainer has them (Lassance and Clinchant 2023); no document need be
+    the positive.
+
+    Args:
+        scores: (B, N) of the student.
+        labels: (B, N) raw scores of the teacher, NaN where unscored.
+    """
+    teacher, known = scored(labels)
+    errors = wide(scores) - teacher
+    costs = (errors[:, :, None] - errors[:, None, :]).square()
+    return masked_mean(costs, known[:, :, None] & known[:, None, :])
 
 
 def in_batch_margin_mse(student: Tensor, teacher: Tensor, own: Tensor) -> Tensor:

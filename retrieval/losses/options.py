@@ -73,6 +73,9 @@ class InfoNCEOptions(ScoredOptions):
     """InfoNCE and what can be added to it.
 
     Attributes:
+        against: what a positive is held against: all documents of the "batch"; "positives-and-own", the other queries'
+            positives and the query's own negatives (SPLADE v2, ++); "negatives", those of every query, but no other
+            positive (naver's HF trainer, OpenSearch); "own", the query's own only.
         mask_false_negatives: labelled positives of the query and copies of its positive are no negatives.
         gamma: a query costs (1 − p)^gamma times as much, p the probability of its positive (KaLM-Embedding-V2: 0.5).
         detach_weight: that weight carries no gradient.
@@ -87,6 +90,7 @@ class InfoNCEOptions(ScoredOptions):
             similarity to the query ("lists"). The share of the first of two is drawn from Beta(c, c).
     """
 
+    against: Literal["batch", "positives-and-own", "negatives", "own"] = "batch"
     mask_false_negatives: bool = True
     gamma: NonNegativeFloat = 0.0
     detach_weight: bool = True
@@ -105,6 +109,12 @@ class InfoNCEOptions(ScoredOptions):
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
+    def _chosen_documents_are_forward(self) -> InfoNCEOptions:
+        if self.against != "batch" and self.directions != "forward":
+            raise ValueError(f"against: {self.against} is about query → documents; take directions: forward")
+        return self
+
+    @model_validator(mode="after")
     def _mixed_vectors_are_normalised(self) -> InfoNCEOptions:
         if self.mixing and self.similarity != "cosine":
             raise ValueError("mixed negatives are normalised, which fits similarity: cosine only")
@@ -112,7 +122,13 @@ class InfoNCEOptions(ScoredOptions):
 
 
 class MarginMSEOptions(ScoredOptions, TeacherOptions):
-    """Margins are those of the teacher's logits: with cosine the scale is learned unless told otherwise."""
+    """Margins are those of the teacher's logits: with cosine the scale is learned unless told otherwise.
+
+    `pairs`: the positive with each negative, or "all" ordered pairs of a query's documents, each with itself among them
+    (naver's HF trainer), which is 2 / n² times the sum over unordered pairs.
+    """
+
+    pairs: Literal["positive", "all"] = "positive"
 
     @model_validator(mode="before")
     @classmethod
@@ -336,6 +352,12 @@ class FlopsOptions(RegulariserOptions):
     grouping: Literal["all", "by-side", "by-rank"] = "all"
 
 
+class IdfFlopsOptions(FlopsOptions):
+    """FLOPS with weights of terms c_t = idf_t^-power; 2 makes it the penalty of idf in the query, on contributions."""
+
+    power: PositiveFloat = 2.0
+
+
 class ActiveLimits(BaseModel):
     """When a sparse encoder's vectors count as collapsed, or as dense, which ends the training.
 
@@ -384,6 +406,7 @@ LOSSES: dict[str, LossEntry] = {
     "infonce": LossEntry(_VECTORS, InfoNCEOptions, costs="query"),
     "star": LossEntry(_VECTORS, ScoredOptions),
     "flops": LossEntry(("sparse-encoder",), FlopsOptions),
+    "idf-flops": LossEntry(("sparse-encoder",), IdfFlopsOptions),
     "l1": LossEntry(("sparse-encoder",), RegulariserOptions),
     "anti-collapse": LossEntry(("sparse-encoder",), LossOptions),
     "margin-mse": LossEntry(_ALL, MarginMSEOptions, costs="query"),

@@ -13,7 +13,7 @@ from ...errors import ConfigError
 from ..sampling.margin_balanced import teacher_names
 from .batch import CandidateBatch, CandidateTerm
 from .context import LossContext
-from .distillation import kl_distillation, margin_mse_lists
+from .distillation import kl_distillation, margin_mse_lists, margin_mse_pairs
 from .dynamic_contrastive import dynamic_contrastive_parts, hardest_negatives, weighted_soft_loss
 from .ensemble import ensemble_targets
 from .list_term import ListTerm
@@ -22,6 +22,7 @@ from .options import (
     EnsembleOptions,
     KLOptions,
     LossOptions,
+    MarginMSEOptions,
     PlackettLuceOptions,
     TeacherOptions,
 )
@@ -106,8 +107,9 @@ def _whole(options: LossOptions, context: LossContext, function: Callable[[Tenso
 
 
 def make_margin_mse(options: LossOptions, context: LossContext) -> CandidateTerm:
-    """See `distillation.margin_mse`."""
-    return _whole(options, context, margin_mse_lists)
+    """See `distillation.margin_mse`, and `margin_mse_pairs`."""
+    every = cast(MarginMSEOptions, options).pairs == "all"
+    return _whole(options, context, margin_mse_pairs if every else margin_mse_lists)
 
 
 def make_kl(options: LossOptions, context: LossContext) -> CandidateTerm:

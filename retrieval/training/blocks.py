@@ -289,7 +289,8 @@ class Sparse(Block):
         query: "bag" has no network at query time: each word piece of the query weighs 1 (SPLADE-doc).
         expansion: which sides get terms that are not in the text; others keep the weights of their own word pieces
             (SPLADE-lexical).
-        top_query, top_document: keep so many of a text's largest weights.
+        top_query, top_document: keep so many of a text's largest weights, in training too.
+        ratio_query, ratio_document: keep weights above this share of the text's largest.
         active: when the training is ended.
     """
 
@@ -300,14 +301,16 @@ class Sparse(Block):
     expansion: Literal["both", "query", "document", "none"] = "both"
     top_query: PositiveInt | None = None
     top_document: PositiveInt | None = None
+    ratio_query: float | None = Field(None, gt=0, lt=1)
+    ratio_document: float | None = Field(None, gt=0, lt=1)
     active: ActiveLimits = ActiveLimits()
 
     @model_validator(mode="after")
     def _bags_are_as_they_are(self) -> Sparse:
         if self.query == "bag" and self.expansion == "query":
             raise ValueError("expansion: a bag of the query's own word pieces has none; take document, or none")
-        if self.query == "bag" and self.top_query is not None:
-            raise ValueError("top_query: the weights of a bag of word pieces are all the same; leave it out")
+        if self.query == "bag" and (self.top_query or self.ratio_query):
+            raise ValueError("top_query, ratio_query: the weights of a bag of word pieces are all the same")
         return self
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
+import numpy as np
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Router, Transformer
-from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from ...errors import ConfigError
-from ..encoders.sides import side_modules
+from ..encoders.inference_free import query_module
+from ..encoders.sides import side_modules, transformer_of
+from ..encoders.top_terms import TopTerms, load_sparse
 
 if TYPE_CHECKING:
     from .blocks import Sparse
     from .config import TrainConfig
 
-__all__ = ["check_masked_lm", "load_sparse_encoder", "shape_encoder"]
+__all__ = ["check_masked_lm", "load_sparse_encoder", "shape_encoder", "stock_modules"]
 
-_LOG = logging.getLogger(__name__)
 _REMEDY = (
     "Take a checkpoint that was saved with its masked-LM head (…ForMaskedLM), or make one of this encoder: rtk train "
     "with method: masked-lm."
@@ -39,7 +38,7 @@ def load_sparse_encoder(path: str, config: TrainConfig) -> SparseEncoder:
     try:
         if not _is_saved_encoder(path):
             check_masked_lm(path)
-        model = SparseEncoder(path)
+        model = load_sparse(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a SparseEncoder: {error}") from error
     _check_modules(model, config.model)
@@ -90,7 +89,7 @@ def _check_modules(model: SparseEncoder, name: str) -> None:
 
 
 def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | None = None) -> SparseEncoder:
-    """The encoder with the pooling, the query side and the expansion that the block asks for; stock modules only.
+    """The encoder with the pooling, the query side, the expansion and the pruning that the block asks for.
 
     Its transformer is the same object on both sides. A bag of word pieces is cut to `query_length` by its tokenizer.
 
@@ -102,33 +101,48 @@ def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | No
             module.pooling_strategy = block.pooling or module.pooling_strategy
             module.activation_function = block.activation or module.activation_function
             module.chunk_size = block.chunk or module.chunk_size
-    changed = {"query": block.query == "bag" or block.expansion in ("document", "none")}
-    changed["document"] = block.expansion in ("query", "none")
-    if not any(changed.values()):
+    bag, base, tokenizer = block.query == "bag", list(model.children()), model.tokenizer
+    query_lexical = block.expansion in ("document", "none")
+    query = [*base, *_behind(model, query_lexical, block.top_query, block.ratio_query)]
+    if bag:
+        query = [query_module(tokenizer, _ones(model), length=query_length)]
+    document_lexical = block.expansion in ("query", "none")
+    document = [*base, *_behind(model, document_lexical, block.top_document, block.ratio_document)]
+    if len(query) == len(document) == len(base):
         return model
-    if any(isinstance(module, Router) for module in model.children()):
-        raise ConfigError("sparse: the model has a query side and a document side of its own; leave query, expansion")
-    base = list(model.children())
-    tokenizer = model.tokenizer
-    sides = {side: [*base, ordinary_tokens(tokenizer)] if new else base for side, new in changed.items()}
-    if block.query == "bag":
-        sides["query"] = [ordinary_tokens(tokenizer, length=query_length)]
-    modules: list[nn.Module]
-    if changed["query"] and changed["document"] and block.query != "bag":
-        modules = sides["document"]
+    if any(isinstance(module, Router) for module in base):
+        raise ConfigError(
+            "sparse: the model has a query side and a document side of its own; leave query, expansion, top_… and "
+            "ratio_… out"
+        )
+    alike = block.top_query == block.top_document and block.ratio_query == block.ratio_document
+    if not bag and alike and query_lexical == document_lexical:
+        modules = document
     else:
-        modules = [Router.for_query_document(sides["query"], sides["document"])]  # type: ignore[arg-type]
+        modules = [cast(nn.Module, Router.for_query_document(cast(Any, query), cast(Any, document)))]
     prompts = {name: prompt for name, prompt in model.prompts.items() if prompt is not None}
     return SparseEncoder(modules=modules, device=str(model.device), prompts=prompts)
 
 
-def ordinary_tokens(tokenizer: Any, *, length: int | None = None) -> SparseStaticEmbedding:
-    """1 for each word piece of the text and 0 for special tokens, padding among them: a frozen stock module.
+def stock_modules(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
+    """The model as plain sentence-transformers loads it, where that can say as much: one number of terms for both
+    sides is its own `max_active_dims`."""
+    name, last = list(model.named_children())[-1]
+    if isinstance(last, TopTerms) and last.top is not None and last.ratio is None:
+        delattr(model, name)
+        model.max_active_dims = last.top
+    return model
 
-    On its own it is the bag of the text's word pieces; behind a pooling it keeps the weights of those, and no others.
-    """
-    weights = torch.ones(len(tokenizer))
-    weights[torch.tensor(sorted(set(tokenizer.all_special_ids)))] = 0
-    own = copy.deepcopy(tokenizer)
-    own.model_max_length = length or own.model_max_length
-    return SparseStaticEmbedding(own, weight=weights, frozen=True)
+
+def _behind(model: SparseEncoder, lexical: bool, top: int | None, ratio: float | None) -> list[nn.Module]:
+    """Modules behind the pooling of a side: the text's own word pieces only, and its largest weights."""
+    modules: list[nn.Module] = [query_module(model.tokenizer, _ones(model))] if lexical else []
+    return modules + ([TopTerms(top, ratio)] if top or ratio else [])
+
+
+def _ones(model: SparseEncoder) -> np.ndarray:
+    """1 for every entry of the masked-LM head."""
+    reader = transformer_of(model, "document")
+    assert reader is not None  # looked at after loading
+    head: Any = reader.model.get_output_embeddings()
+    return np.ones(int(head.weight.shape[0]), dtype=np.float32)
