@@ -11,6 +11,7 @@ from .batch import CandidateBatch, DenseBatch, DenseTerm, Scorer
 from .candidate_terms import CANDIDATE_TERMS, MakeCandidateTerm
 from .context import LossContext
 from .contrastive_terms import InfoNCE, Star
+from .idf_flops import make_idf_flops
 from .in_batch_teacher import IN_BATCH_TEACHER_TERMS
 from .list_term import ListTerm
 from .options import LossOptions, ScoredOptions
@@ -61,5 +62,6 @@ DENSE_TERMS: dict[str, MakeDenseTerm] = {
     "star": Star,
     **IN_BATCH_TEACHER_TERMS,
     **SPARSE_TERMS,
+    "idf-flops": make_idf_flops,
     **{name: lifted(CANDIDATE_TERMS[name]) for name in _LIFTED},
 }

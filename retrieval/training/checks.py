@@ -9,6 +9,7 @@ from ..losses.options import LOSSES
 from .blocks import TopicSampling
 from .loss_checks import loss_problems
 from .methods import METHODS
+from .sparse_blocks import sparse_query_problems
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -47,6 +48,7 @@ def configuration_problems(config: TrainConfig) -> list[str]:
     problems += _index_problems(config)
     problems += _curriculum_problems(config)
     problems += _sparse_problems(config)
+    problems += sparse_query_problems(config)
     problems += _model_problems(config)
     problems += _crop_problems(config)
     problems += _pair_problems(config)
@@ -114,7 +116,7 @@ def _sparse_problems(config: TrainConfig) -> list[str]:
         if getattr(item, "similarity", "dot") != "dot"
     ]
     for name in ("matryoshka", "attention", "pooling"):
-        if getattr(config, name):
+        if getattr(config, name) and not (name == "attention" and config.method == "echo-splade"):
             problems.append(f"{name}: is for dense vectors{'; see sparse.pooling' if name == 'pooling' else ''}")
     if config.drop_normalisation:
         problems.append("drop_normalisation: is for dense vectors")

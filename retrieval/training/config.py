@@ -42,6 +42,7 @@ from .blocks import (
 from .checks import configuration_problems
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys
+from .sparse_blocks import Echo, Idf
 
 __all__ = ["TrainConfig", "load_config", "print_config"]
 
@@ -60,11 +61,14 @@ class TrainConfig(Block):
         matryoshka: the losses also hold for the vectors' first so many dimensions. Bi-encoders only.
         optimizer: an optimiser of ours in place of the trainer's.
         lora: train low-rank adapters in place of the weights.
-        attention: "bidirectional" takes the causal mask off a decoder, in training and for good. Bi-encoders only.
+        attention: "bidirectional" takes the causal mask off a decoder, in training and for good. Bi-encoders and method
+            echo-splade only.
         pooling: how tokens become a vector, where it shall not be the model's own way (a plain transformer's is the
             mean). Bi-encoders only.
         drop_normalisation: take off a last module that normalises, for losses over free dot products. Bi-encoders only.
         sparse: how vectors are made of a masked language model's logits; None is `Sparse()`. Sparse encoders only.
+        idf: what queries are looked up in; None is `Idf()`. Method inference-free only.
+        echo: how a causal language model encodes; None is `Echo()`. Method echo-splade only.
         trainer: sentence-transformers training arguments.
         output: the folder that the model is written to.
     """
@@ -84,6 +88,8 @@ class TrainConfig(Block):
     pooling: Literal["cls", "mean", "max", "lasttoken"] | None = None
     drop_normalisation: bool = False
     sparse: Sparse | None = None
+    idf: Idf | None = None
+    echo: Echo | None = None
     evaluation: Evaluation | None = None
     trainer: dict[str, Any]
     output: str
@@ -96,6 +102,14 @@ class TrainConfig(Block):
     @property
     def sparse_block(self) -> Sparse:
         return self.sparse or Sparse()
+
+    @property
+    def idf_block(self) -> Idf:
+        return self.idf or Idf()
+
+    @property
+    def echo_block(self) -> Echo:
+        return self.echo or Echo()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML, in its order."""

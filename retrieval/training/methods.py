@@ -25,6 +25,7 @@ class Method:
         prepare: "module:function" in `rtk.retrieval`, called with (model, configuration) after loading; returns the
             model to train.
         finish: the same, called before the model is saved; returns the model to save.
+        load: the same, called with (path, configuration) in place of the family's own way to load.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     examples: str | None = None
     prepare: str | None = None
     finish: str | None = None
+    load: str | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -146,6 +148,49 @@ METHODS: dict[str, Method] = {
                     "max_steps": 150_000,
                 },
             },
+        ),
+        Method(
+            "inference-free",
+            "sparse-encoder",
+            {
+                "lengths": {"document": 256},
+                "loss": [  # the paper's fine-tuning on MS MARCO; its T is not told, this is that of the authors' sample
+                    {"name": "ensemble-kl"},
+                    {
+                        "name": "flops",
+                        "weight": 0.02,
+                        "steps": 10_000,
+                        "grouping": "by-rank",
+                        "convention": "opensearch",
+                    },
+                ],
+                "sampling": {"negatives": 10},
+                "trainer": {
+                    "per_device_train_batch_size": 40,
+                    "learning_rate": 2e-5,
+                    "weight_decay": 0.01,
+                    "warmup_steps": 6000,
+                    "max_steps": 50_000,
+                },
+            },
+            prepare="training.static_queries:look_up_queries",
+            finish="training.static_queries:finish_queries",
+        ),
+        Method(
+            "echo-splade",
+            "sparse-encoder",
+            {
+                "lengths": {"query": 256, "document": 256},  # of each copy
+                # Echo-Mistral-SPLADE tells no weights; these, and the learning rate, are LACONIC's
+                "loss": [
+                    {"name": "infonce"},
+                    {"name": "flops", "side": "both", "weight": 1e-3, "steps": 100},
+                ],
+                "sampling": {"negatives": 15},
+                "lora": {"rank": 16, "alpha": 8.0, "dropout": 0.1},
+                "trainer": {"per_device_train_batch_size": 16, "learning_rate": 1e-4, "num_train_epochs": 1},
+            },
+            load="training.echo_models:load_echo_model",
         ),
         Method(
             "tas-balanced",

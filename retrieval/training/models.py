@@ -26,7 +26,10 @@ def load_model(config: TrainConfig) -> Any:
     Raises:
         ConfigError: it does not load as what the method trains.
     """
-    model = _LOADERS[config.preset.family](config)
+    if config.preset.load is not None:
+        model = _call(config.preset.load, model_path(config), config)
+    else:
+        model = _LOADERS[config.preset.family](config)
     if config.lora:
         from .lora import add_lora
 

@@ -123,6 +123,9 @@ def _arguments(config: TrainConfig, *, resuming: bool) -> Any:
         given |= {"save_steps": given.get("save_steps", every), "load_best_model_at_end": True}
         given |= {"metric_for_best_model": config.evaluation.measure, "greater_is_better": True}
         given["eval_on_start"] = config.evaluation.at_start and not resuming
+    if config.idf and config.idf.learning_rate is not None:
+        rates = {**given.get("learning_rate_mapping", {}), r"sub_modules\.query\.": config.idf.learning_rate}
+        given["learning_rate_mapping"] = rates
     given |= {"output_dir": str(Path(config.output) / record.CHECKPOINTS), "seed": config.seed}
     try:
         return kind(**given, dataloader_drop_last=True, logging_nan_inf_filter=False, remove_unused_columns=False)

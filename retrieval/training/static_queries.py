@@ -1,0 +1,74 @@
+"""Method inference-free: queries are looked up in a table of IDF, documents are encoded (Geng et al., 2411.04403)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SparseEncoder
+
+from ...errors import ConfigError
+from ...eval.collection import Collection, open_collection
+from ..encoders.idf import IdfTable, compute_idf, read_idf, uniform_idf
+from ..encoders.inference_free import inference_free, settle_learned, static_side
+from ..encoders.sides import transformer_of
+from .config import TrainConfig
+
+__all__ = ["finish_queries", "look_up_queries", "open_table"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def look_up_queries(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
+    """The model with a table as its query side; the table's idf lies beside the weights, for losses that want it."""
+    block = config.idf_block
+    reader = transformer_of(model, "document")
+    if reader is None:
+        raise ConfigError(f"model: {config.model!r} has no transformer that reads its documents")
+    table = open_table(config, reader.tokenizer)
+    weighted = block.mode == "weighted"
+    made = inference_free(
+        model,
+        uniform_idf(reader.tokenizer) if weighted else table,
+        trainable=block.trainable,
+        query_length=config.lengths.query,
+    )
+    queries = static_side(made, "query")
+    assert queries is not None  # it was just made
+    queries.register_buffer("idf", torch.from_numpy(table.weights()).to(queries.weight.device), persistent=False)
+    _LOG.info("queries: %d weights of %s%s", len(table), table.source, ", in the loss" if weighted else "")
+    return made
+
+
+def finish_queries(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
+    """A learned table as stock readers take it."""
+    if config.idf_block.trainable:
+        settle_learned(model)
+    return model
+
+
+def open_table(config: TrainConfig, tokenizer: Any) -> IdfTable:
+    """The table that the configuration names.
+
+    Raises:
+        DataError: see `read_idf`, `compute_idf`.
+        IndexMismatch: a file of another tokenizer.
+    """
+    source = config.idf_block.table
+    if source == "uniform":
+        return uniform_idf(tokenizer)
+    if source != "collection":
+        return read_idf(source, tokenizer)
+    collections = [open_collection(part.collection) for part in config.data.parts()]
+    total = int(np.sum([len(collection.documents) for collection in collections]))
+    names = " + ".join(collection.name for collection in collections)
+    return compute_idf(_texts(collections), tokenizer, source=names, total=total)
+
+
+def _texts(collections: Sequence[Collection]) -> Iterator[str]:
+    for collection in collections:
+        for document in collection.documents:
+            yield document.full_text
