@@ -38,8 +38,11 @@ TERMS: list[tuple[str, dict[str, Any]]] = [
     ("infonce", {"directions": "expanded"}),
     ("infonce", {"hardness": 5, "hardness_negatives": "all"}),
     ("infonce", {"mixing": ["pairs", "lists"]}),
-    ("infonce", {"guide": "GUIDE"}),
-    ("infonce", {"guide": "GUIDE", "guide_margin": 0.05, "directions": "joint"}),
+    ("infonce", {"guide": "dense"}),
+    ("infonce", {"guide": "dense", "guide_margin": 0.05, "directions": "joint"}),
+    ("in-batch-margin-mse", {"teacher": "multi_vector"}),
+    ("in-batch-lambda", {"teacher": "multi_vector", "k": 7}),  # ties in the first 7 differ from query to query
+    ("in-batch-lambda", {"teacher": "multi_vector", "scheme": "ndcg-loss1"}),
     ("star", {"similarity": "dot"}),
     ("margin-mse", {"teacher": "t"}),
     ("margin-mse", {"teacher": ["t", "u"], "similarity": "dot"}),
@@ -67,21 +70,28 @@ def whole_batch() -> tuple[list[torch.Tensor], dict[str, Any]]:
     side = {"t": teacher[0], "u": teacher[1], "labels": labels, "allowed": allowed}
     side |= {"number": torch.full((QUERIES,), 7), "part": torch.zeros(QUERIES, dtype=torch.int64)}
     texts = [words[3 * row : 3 * row + 3] for row in range(QUERIES)]
+    texts[3] = ["flow"] * 3
     return columns, {**side, "query_texts": words[:QUERIES], "document_texts": texts}
 
 
-def module_of(name: str, options: dict[str, Any], guide: str) -> InBatchLoss:
-    given = {key: guide if value == "GUIDE" else value for key, value in options.items()}
+def with_models(options: dict[str, Any], models: str | Path) -> dict[str, Any]:
+    """`guide` and the teachers in the batch are folders of `models`."""
+    names = ("dense", "multi_vector")
+    return {key: str(Path(models) / value) if value in names else value for key, value in options.items()}
+
+
+def module_of(name: str, options: dict[str, Any], models: str | Path) -> InBatchLoss:
+    given = with_models(options, models)
     config = SimpleNamespace(seed=3, matryoshka=None)
     context = LossContext(torch.nn.Linear(2, 2), (), config)
     return InBatchLoss(torch.nn.Identity(), [LOSSES[name].options(name=name, **given)], context)
 
 
-def values_and_gradients(name: str, options: dict[str, Any], guide: str, mine: slice) -> tuple[float, Any, Any]:
+def values_and_gradients(name: str, options: dict[str, Any], models: str | Path, mine: slice) -> tuple[float, Any, Any]:
     """The loss of the slots `mine`, and its gradients on their vectors and on the loss's own parameters."""
     columns, side = whole_batch()
     leaves = [column[mine].clone().requires_grad_() for column in columns]
-    loss = module_of(name, options, guide).double()
+    loss = module_of(name, options, models).double()
     value = sum(loss.from_embeddings(leaves, {key: value[mine] for key, value in side.items()}).values())
     value.backward()
     own = [parameter.grad.tolist() for parameter in loss.parameters() if parameter.grad is not None]
@@ -89,13 +99,13 @@ def values_and_gradients(name: str, options: dict[str, Any], guide: str, mine: s
     return value.item(), [(zero if leaf.grad is None else leaf.grad).tolist() for leaf in leaves], own
 
 
-def run_one_of_two(output: str, guide: str) -> None:
+def run_one_of_two(output: str, models: str) -> None:
     """What each process of the two does."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, half = dist.get_rank(), QUERIES // 2
     mine = slice(rank * half, (rank + 1) * half)
-    found = [values_and_gradients(name, options, guide, mine) for name, options in TERMS]
+    found = [values_and_gradients(name, options, models, mine) for name, options in TERMS]
     Path(f"{output}{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
@@ -117,7 +127,7 @@ def by_two(run_on_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("two")
     script = folder / "two.py"
     script.write_text(_TWO)
-    given = [str(Path(__file__).resolve()), str(folder / "rank"), str(tiny_models / "dense")]
+    given = [str(Path(__file__).resolve()), str(folder / "rank"), str(tiny_models)]
     run_on_ranks(script, *given)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
@@ -125,7 +135,7 @@ def by_two(run_on_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathF
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)
 def test_two_processes_make_the_value_and_gradient_of_one(by_two: list[Any], tiny_models: Path, number: int):
-    expected = values_and_gradients(*TERMS[number], str(tiny_models / "dense"), slice(None))
+    expected = values_and_gradients(*TERMS[number], tiny_models, slice(None))
     ranks = [found[number] for found in by_two]
     assert np.mean([rank[0] for rank in ranks]) == pytest.approx(expected[0], rel=1e-9)
     # Data-parallel training takes the mean over processes, so each has twice the gradient of its own slots.
@@ -286,7 +296,7 @@ def test_the_guide_decides_which_negatives_count(tiny_models: Path):
 
 
 def test_a_guide_is_neither_trained_nor_saved(tiny_models: Path):
-    loss = module_of("infonce", {"guide": "GUIDE"}, str(tiny_models / "dense"))
+    loss = module_of("infonce", {"guide": "dense"}, tiny_models)
     assert not list(loss.parameters())
     assert not loss.state_dict()
 
@@ -357,7 +367,7 @@ def test_our_cached_and_plain_steps_are_those_of_gradcache(step: dict):
 @pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)
 def test_cached_equals_uncached(number: int, tiny_models: Path, tiny_dense: Any):
     name, options = TERMS[number]
-    given = {key: str(tiny_models / "dense") if value == "GUIDE" else value for key, value in options.items()}
+    given = with_models(options, tiny_models)
     _, side = whole_batch()
     texts = side["document_texts"]
     columns = [side["query_texts"], *([row[at] for row in texts] for at in range(3))]

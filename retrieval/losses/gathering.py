@@ -11,7 +11,7 @@ import torch
 from sentence_transformers.util.distributed import all_gather, all_gather_with_grad, get_world_size
 from torch import Tensor
 
-__all__ = ["gather_constant", "gather_with_gradient"]
+__all__ = ["gather_constant", "gather_with_gradient", "mean_over_all"]
 
 
 def gather_with_gradient(values: Tensor) -> Tensor:
@@ -26,3 +26,16 @@ def gather_constant(values: Tensor) -> Tensor:
     if values.dtype == torch.bool:
         return all_gather(values.detach().to(torch.uint8)).bool()
     return all_gather(values.detach().contiguous())
+
+
+def mean_over_all(totals: Tensor, counts: Tensor) -> Tensor:
+    """Σ totals / Σ counts over the queries of all processes, for costs of which each query has its own number.
+
+    Args:
+        totals: (B,) sums of costs by query of this process.
+        counts: (B,) how many costs.
+
+    Returns:
+        A scalar; 0 where nothing counts.
+    """
+    return gather_with_gradient(totals).sum() / gather_constant(counts).sum().clamp(min=1)

@@ -20,8 +20,9 @@ from ...errors import ConfigError
 from .batch import DenseBatch, DenseTerm, Scorer
 from .context import LossContext
 from .distillation import in_batch_margin_mse, kl_distillation, teacher_grades
+from .gathering import mean_over_all
 from .options import InBatchKLOptions, InBatchLambdaOptions, InBatchTeacherOptions, LossOptions
-from .ranking import Lambda, lambda_loss, list_net
+from .ranking import Lambda, lambda_sums, list_net
 
 if TYPE_CHECKING:
     from ..encoders.adapters import MultiVectorAdapter
@@ -213,7 +214,7 @@ def _lambda(options: LossOptions, context: LossContext) -> DenseTerm:
 
     def cost(student: Tensor, teacher: Tensor, own: Tensor) -> Tensor:
         grades, known = teacher_grades(teacher)
-        return lambda_loss(student, grades, known, settings=settings)
+        return mean_over_all(*lambda_sums(student, grades, known, settings))
 
     return _InBatchTeacherTerm(cost, chosen, context)
 

@@ -19,6 +19,7 @@ __all__ = [
     "binary_costs",
     "binary_cross_entropy",
     "lambda_loss",
+    "lambda_sums",
     "list_net",
     "listwise_softmax",
     "pairwise_softmax",
@@ -133,6 +134,12 @@ def lambda_loss(
     `mean` divides by the number of pairs in the batch.
     """
     settings = settings or Lambda()
+    totals, counts = lambda_sums(scores, labels, valid, settings)
+    return totals.sum() if settings.reduction == "sum" else totals.sum() / counts.sum().clamp(min=1)
+
+
+def lambda_sums(scores: Tensor, labels: Tensor, valid: Tensor | None, settings: Lambda) -> tuple[Tensor, Tensor]:
+    """The two sums of `lambda_loss` by list, (B,) each, so that several processes can add theirs before dividing."""
     order = _masked(scores.detach(), valid).argsort(dim=1, descending=True)
     ranked = scores.gather(1, order)
     grades = labels.gather(1, order)
@@ -149,8 +156,8 @@ def lambda_loss(
         pairs[:, :, settings.k :] = False
     differences = ranked[:, :, None] - ranked[:, None, :]
     costs = -weights * F.logsigmoid(settings.sigma * differences) / math.log(2)
-    total = torch.where(pairs, costs, costs.new_zeros(())).sum()
-    return total if settings.reduction == "sum" else total / pairs.sum().clamp(min=1)
+    totals = torch.where(pairs, costs, costs.new_zeros(())).sum(dim=(1, 2))
+    return totals, pairs.sum(dim=(1, 2)).to(totals.dtype)
 
 
 def _lambda_weights(grades: Tensor, inside: Tensor | None, settings: Lambda) -> Tensor:
