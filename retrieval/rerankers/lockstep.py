@@ -184,7 +184,7 @@ class Lockstep(Generic[Q, A]):
                 return
 
     def _answers(self, questions: Sequence[Q]) -> Sequence[Answer[A]]:
-        answers = self.ask(questions)
+        answers = self.ask(questions) if questions else ()
         if len(answers) != len(questions):
             raise BackendError(f"the model gave {len(answers)} answers to {len(questions)} questions; one each")
         return answers

@@ -1,0 +1,329 @@
+"""Pointwise rerankers that read a token's logit: yes or no, graded labels, 0 or 1 (ProRank), true or false (monoT5),
+and the likelihood of the query. Nothing is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...errors import BackendError, ConfigError
+from .chat import Message, Prompt
+from .lockstep import Answer, Effort
+from .pointwise import Pair, PointwiseReranker
+from .reading import PromptWriter, Reading, decoder_tokens, share_by
+
+if TYPE_CHECKING:
+    from .language_model import LanguageModel
+
+__all__ = [
+    "GradedReranker",
+    "LogitModel",
+    "MonoT5Reranker",
+    "PairPrompt",
+    "ProRankReranker",
+    "QueryLikelihoodReranker",
+    "YesNoReranker",
+    "first_words",
+    "pair_prompts",
+]
+
+PairPrompt = Callable[[str, str], list[Message]]
+"""(query, document) → messages."""
+
+
+def first_words(text: str, words: int | None) -> str:
+    """The first words of a text as they stand; all of it for None."""
+    if words is None:
+        return text
+    parts = text.split(maxsplit=words)
+    return text if len(parts) <= words else text[: len(text) - len(parts[-1])].rstrip()
+
+
+def pair_prompts(
+    writer: PromptWriter, pairs: Sequence[Pair], prompt: PairPrompt, *, continuation: str | None = "", room: int = 0
+) -> list[Prompt]:
+    """The prompts of pairs, those of one query knowing what they share."""
+    made: list[Prompt] = []
+    for _, query, document in pairs:
+
+        def messages(shown: Sequence[str], query: str = query) -> Sequence[Message]:
+            return prompt(query, shown[0])
+
+        text = first_words(document, writer.reading.words)
+        made.append(writer.write([text], messages, continuation=continuation, room=room))
+    return share_by([qid for qid, _, _ in pairs], made)
+
+
+@dataclass(frozen=True, eq=False)
+class LogitModel:
+    """Scores a pair from the logits of a few tokens after its prompt.
+
+    Attributes:
+        name: the method's.
+        writer: renders prompts.
+        prompt: in which words.
+        tokens: whose logits are read.
+        combine: (n, tokens) logits → (n,) scores.
+        continuation: how the answer begins; see `PromptWriter.write`.
+        labels: what the tokens say, for records.
+    """
+
+    name: str
+    writer: PromptWriter
+    prompt: PairPrompt
+    tokens: Sequence[int]
+    combine: Callable[[np.ndarray], np.ndarray]
+    labels: Sequence[str]
+    continuation: str | None = ""
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "reranker": self.name,
+            "model": self.writer.model.identity(),
+            "prompt": [message.content for message in self.prompt("{query}", "{document}")],
+            "labels": list(self.labels),
+            "reading": self.writer.identity(),
+        }
+
+    def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
+        prompts = pair_prompts(self.writer, pairs, self.prompt, continuation=self.continuation)
+        answers = self.writer.model.next_token_logits(prompts, self.tokens)
+        values = self.combine(answers.values)
+        return [Answer(float(value), usage) for value, usage in zip(values, answers.usages, strict=True)]
+
+
+def log_odds(logits: np.ndarray) -> np.ndarray:
+    """z_first − z_second (n,): the log-odds of the first of two answers, which a softmax over both only squashes."""
+    return logits[:, 0] - logits[:, 1]
+
+
+def yes_no(query: str, document: str) -> list[Message]:
+    """Liang et al. 2022 (HELM), as used for rerankers by Sun et al. 2023 and Zhuang et al. 2024."""
+    return [
+        Message("user", f"Passage: {document}\nQuery: {query}\nDoes the passage answer the query? Answer 'Yes' or 'No'")
+    ]
+
+
+class YesNoReranker(PointwiseReranker):
+    """Yes or no: the score is z(Yes) − z(No) where the answer begins, the log-odds of relevance.
+
+    Args:
+        model: the language model.
+        reading: how documents are shown.
+        yes: the answer that says relevant.
+        no: the other.
+        instruction: in front of the prompt, for models that take one.
+        effort: how many queries share a call.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        reading: Reading | None = None,
+        yes: str = "Yes",
+        no: str = "No",
+        instruction: str | None = None,
+        effort: Effort | None = None,
+    ) -> None:
+        self.writer = PromptWriter(model, reading)
+        tokens = self.writer.answer_tokens([yes, no])
+
+        def prompt(query: str, document: str) -> list[Message]:
+            (asked,) = yes_no(query, document)
+            return [asked] if instruction is None else [Message("user", f"{instruction}\n{asked.content}")]
+
+        super().__init__(LogitModel("yes-no", self.writer, prompt, tokens, log_odds, (yes, no)), effort=effort)
+
+
+class GradedReranker(PointwiseReranker):
+    """Graded labels (Zhuang et al. 2024, "Beyond Yes and No"): the rating scale 0 … k, by its expected value.
+
+    score = Σ_g g · softmax(z)_g over the tokens of the grades (RG-S with expected relevance values).
+
+    Args:
+        model: the language model.
+        reading: how documents are shown.
+        most: k, the highest grade; 4 does best in the paper.
+        peak: the logit of the highest grade instead (RG-S with peak relevance likelihood).
+        effort: how many queries share a call.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        reading: Reading | None = None,
+        most: int = 4,
+        peak: bool = False,
+        effort: Effort | None = None,
+    ) -> None:
+        if not 1 <= most <= 9:
+            raise ConfigError(f"grades 0 to {most}: expected a highest grade of 1 to 9, one digit each")
+        self.writer = PromptWriter(model, reading)
+        labels = [str(grade) for grade in range(most + 1)]
+
+        def prompt(query: str, document: str) -> list[Message]:
+            return [
+                Message(
+                    "user",
+                    f"From a scale of 0 to {most}, judge the relevance between the query and the document.\n"
+                    f"Query: {query}\nDocument: {document}\nOutput:",
+                )
+            ]
+
+        tokens = self.writer.answer_tokens(labels)
+        combine = _last if peak else expected_grade
+        super().__init__(LogitModel("graded", self.writer, prompt, tokens, combine, labels), effort=effort)
+
+
+def expected_grade(logits: np.ndarray) -> np.ndarray:
+    """Σ_g g · softmax(z)_g over the columns (n, k + 1), in float64. (n,)."""
+    values = logits.astype(np.float64)
+    weights = np.exp(values - values.max(axis=1, keepdims=True))
+    return weights @ np.arange(values.shape[1]) / weights.sum(axis=1)
+
+
+def _last(logits: np.ndarray) -> np.ndarray:
+    return logits[:, -1]
+
+
+class ProRankReranker(PointwiseReranker):
+    """ProRank, and mxbai-rerank-v2: the score is z("1") − z("0") at the last position.
+
+    The prompt is that of the released mxbai-rerank-v2 models (Apache 2.0), whose chat has Qwen2.5's own system turn.
+    A query may take up to three quarters of the context, the document gets what is left.
+
+    Args:
+        model: the language model.
+        reading: how documents are shown; published whole, cut to the context.
+        instruction: what relevance is, for models that take one.
+        effort: how many queries share a call.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        reading: Reading | None = None,
+        instruction: str | None = None,
+        effort: Effort | None = None,
+    ) -> None:
+        self.writer = PromptWriter(model, reading or Reading(words=None))
+        head = "" if instruction is None else f"instruction: {instruction}\n"
+
+        def prompt(query: str, document: str) -> list[Message]:
+            query = self.writer.renderer.cut(query, model.context_length * 3 // 4)
+            return [
+                Message(
+                    "user",
+                    f"{head}query: {query}\ndocument: {document}\n"
+                    "You are a search relevance expert who evaluates how well documents match search queries. For each "
+                    "query-document pair, carefully analyze the semantic relationship between them, then provide your "
+                    "binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+                )
+            ]
+
+        tokens = self.writer.answer_tokens(["1", "0"])
+        super().__init__(LogitModel("prorank", self.writer, prompt, tokens, log_odds, ("1", "0")), effort=effort)
+
+
+def mono_t5(query: str, document: str) -> list[Message]:
+    """Nogueira et al. 2020: no space after the last colon."""
+    return [Message("user", f"Query: {query} Document: {document} Relevant:")]
+
+
+class MonoT5Reranker(PointwiseReranker):
+    """monoT5 (Nogueira et al. 2020): one decoder step, log-odds of "true" against "false".
+
+    The published score, log softmax over both at "true", orders the same. Only the document is cut, so that the prompt
+    always ends in "Relevant:".
+
+    Args:
+        model: an encoder-decoder.
+        reading: how documents are shown; published whole, cut to 512 tokens in all.
+        true: the word that says relevant; other checkpoints have others.
+        false: the word that says not relevant.
+        effort: how many queries share a call.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        reading: Reading | None = None,
+        true: str = "true",
+        false: str = "false",
+        effort: Effort | None = None,
+    ) -> None:
+        self.writer = PromptWriter(model, reading or Reading(words=None, template="plain"))
+        tokens = decoder_tokens(model.tokenizer, [true, false])
+        logits = LogitModel("mono-t5", self.writer, mono_t5, tokens, log_odds, (true, false), continuation=None)
+        super().__init__(logits, effort=effort)
+
+
+class QueryLikelihoodReranker(PointwiseReranker):
+    """Query likelihood (Sachan et al. 2022, UPR): Σ log P(query | document), or its mean over the query's tokens.
+
+    Sums compare within a query only; means are nearer to comparing across queries of different length, and are what
+    is reported as calibrated.
+
+    Args:
+        model: the language model.
+        reading: how documents are shown.
+        reduction: "mean" over the query's tokens, or "sum".
+        effort: how many queries share a call.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        reading: Reading | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        effort: Effort | None = None,
+    ) -> None:
+        if reduction not in ("mean", "sum"):
+            raise ConfigError(f"reduction {reduction!r}: expected 'mean' or 'sum'")
+        self.writer = PromptWriter(model, reading)
+        super().__init__(_LikelihoodModel(self.writer, reduction), effort=effort, calibrated=reduction == "mean")
+
+
+@dataclass(frozen=True, eq=False)
+class _LikelihoodModel:
+    """Scores a pair by the likelihood of the query after the document."""
+
+    writer: PromptWriter
+    reduction: str
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "reranker": "query-likelihood",
+            "model": self.writer.model.identity(),
+            "reduction": self.reduction,
+            "reading": self.writer.identity(),
+        }
+
+    def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
+        queries = [self._ids(query) for _, query, _ in pairs]
+        room = max((len(ids) for ids in queries), default=0)
+        prompts = pair_prompts(self.writer, pairs, _write_a_question, room=room)
+        answers = self.writer.model.continuation_log_probs(prompts, queries)
+        lengths = [max(1, len(ids)) for ids in queries] if self.reduction == "mean" else [1] * len(pairs)
+        rows = zip(answers.values.tolist(), lengths, answers.usages, strict=True)
+        return [Answer(value / length, usage) for value, length, usage in rows]
+
+    def _ids(self, query: str) -> list[int]:
+        tokenizer = self.writer.renderer.tokenizer
+        ids = tokenizer(query, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if not ids:
+            raise BackendError(f"the query {query!r} has no tokens whose likelihood could be taken")
+        return list(ids)
+
+
+def _write_a_question(query: str, document: str) -> list[Message]:
+    """Sachan et al. 2022; the query follows as the answer."""
+    return [Message("user", f"Passage: {document}\nPlease write a question based on this passage.")]
