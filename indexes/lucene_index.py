@@ -54,7 +54,7 @@ class LuceneIndex:
         if len(ids):
             with java_errors(f"opening {folder}"):
                 self._searcher = autoclass("io.anserini.search.SimpleSearcher")(str(folder))
-                self._writer = _json_writer()
+                self._writer = json_writer()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,18 +85,24 @@ class LuceneIndex:
         """Rows and scores (n, fetch) for some queries, -1 where there are fewer hits."""
         names = [str(number) for number in range(len(queries))]
         with java_errors("searching"):
-            found = self._searcher.batch_search(_java_list(queries), _java_list(names), fetch, int(self.threads))
-            answer = json.loads(self._writer.writeValueAsString(found))
-        lists = [[(hit["docid"], hit["score"]) for hit in answer.get(name, ())] for name in names]
-        hits = Hits.empty(len(queries), fetch)
-        lengths = np.asarray([len(part) for part in lists])
-        filled = np.arange(fetch) < lengths[:, None]
-        hits.rows[filled] = self.ids.rows([docid for docid, _ in chain.from_iterable(lists)])
-        hits.scores[filled] = [score for _, score in chain.from_iterable(lists)]
-        return hits.rows, hits.scores
+            found = self._searcher.batch_search(java_list(queries), java_list(names), fetch, int(self.threads))
+            answer = self._writer.writeValueAsString(found)
+        return read_hits(answer, names, fetch, self.ids)
 
 
-def _json_writer() -> Any:
+def read_hits(answer: str, names: Sequence[str], fetch: int, ids: Ids) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores (n, fetch) of a batch's hits as `json_writer` wrote them, -1 where there are fewer."""
+    found = json.loads(answer)
+    lists = [[(hit["docid"], hit["score"]) for hit in found.get(name, ())] for name in names]
+    hits = Hits.empty(len(names), fetch)
+    lengths = np.asarray([len(part) for part in lists])
+    filled = np.arange(fetch) < lengths[:, None]
+    hits.rows[filled] = ids.rows([docid for docid, _ in chain.from_iterable(lists)])
+    hits.scores[filled] = [score for _, score in chain.from_iterable(lists)]
+    return hits.rows, hits.scores
+
+
+def json_writer() -> Any:
     """Turns many hits into one string: reading them one by one through JNI takes a hundred times longer."""
     writer = autoclass("com.fasterxml.jackson.databind.ObjectMapper")()
     stored = autoclass("java.lang.Class").forName("org.apache.lucene.document.Document")
@@ -104,7 +110,8 @@ def _json_writer() -> Any:
     return writer
 
 
-def _java_list(values: Sequence[str]) -> Any:
+def java_list(values: Sequence[Any]) -> Any:
+    """A Java list of strings or Java objects."""
     result = autoclass("java.util.ArrayList")()
     for value in values:
         result.add(value)

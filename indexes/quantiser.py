@@ -1,0 +1,42 @@
+"""One way from weights to the whole numbers that impact indexes want, whoever the engine is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..errors import ConfigError
+
+__all__ = ["Quantiser"]
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """weight → round(factor · weight), halves to even, computed in float64 on the float32 weight; zeros are dropped.
+
+    The published rules differ: naver's rounds the same way but in float32, Pyserini's own encoder takes 256 / 5 as
+    factor and keeps zeros, BMP's truncates. Indexes of different rules must not be mixed, so the factor is recorded.
+
+    Attributes:
+        factor: whole units a weight of one becomes.
+        limit: larger whole weights are cut to it, and counted; None for none.
+    """
+
+    factor: float = 100.0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < float("inf"):
+            raise ConfigError(f"the quantisation factor is {self.factor!r}, expected a number above 0")
+
+    def __call__(self, vectors: csr_matrix) -> tuple[csr_matrix, int]:
+        """Whole weights as int64 (n, vocabulary), and how many were cut to the limit."""
+        whole = np.rint(vectors.data.astype(np.float64) * self.factor)
+        clipped = 0 if self.limit is None else int((whole > self.limit).sum())
+        if self.limit is not None:
+            whole = np.minimum(whole, self.limit)
+        result = csr_matrix((whole.astype(np.int64), vectors.indices, vectors.indptr), shape=vectors.shape, copy=True)
+        result.eliminate_zeros()
+        return result, clipped
