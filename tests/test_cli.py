@@ -11,7 +11,10 @@ import pytest
 
 from rtk import extras
 
-VERBS = ("index", "search", "rerank", "train", "eval", "encode", "mine", "fuse", "idf", "soup", "quickstart", "doctor")
+VERBS = (
+    "index", "search", "rerank", "train", "eval", "encode", "explain", "mine", "fuse", "idf", "soup", "quickstart",
+    "doctor",
+)  # fmt: skip
 
 
 @pytest.fixture
