@@ -7,7 +7,7 @@ et al. 2024) reads and writes all of it at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -76,6 +76,9 @@ class FullRankReranker(ListwiseReranker):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=100)
+    EFFORT: ClassVar[Effort] = Effort(in_flight=4)
+
     def __init__(
         self,
         model: LanguageModel,
@@ -85,10 +88,10 @@ class FullRankReranker(ListwiseReranker):
         max_new_tokens: int | None = None,
         effort: Effort | None = None,
     ) -> None:
-        windows = GenerativeModel(model, reading or Reading(words=100), prompt, Identifiers("numbers"), max_new_tokens)
+        windows = GenerativeModel(model, reading or self.READING, prompt, Identifiers("numbers"), max_new_tokens)
         self.writer = windows.writer
         identity = {"reranker": "full-rank", **windows.identity()}
-        super().__init__(windows, _whole, effort or Effort(in_flight=4), identity)
+        super().__init__(windows, _whole, effort or self.EFFORT, identity)
 
 
 def _whole(count: int) -> Plan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -214,6 +214,8 @@ class PrpReranker(PairwiseReranker):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None, tokens=128)
+
     def __init__(
         self,
         model: LanguageModel,
@@ -223,7 +225,7 @@ class PrpReranker(PairwiseReranker):
         reading: Reading | None = None,
         effort: Effort | None = None,
     ) -> None:
-        self.writer = PromptWriter(model, reading or Reading(words=None, tokens=128))
+        self.writer = PromptWriter(model, reading or self.READING)
         tokens = self.writer.answer_tokens([" A", " B"], continuation="Passage")
         preference = TokenPreference("prp", self.writer, _PRP, tokens, continuation="Passage")
         super().__init__(preference, sorting=sorting, k=k, effort=effort)
@@ -252,6 +254,8 @@ class DuoT5Reranker(PairwiseReranker):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None, template="plain")
+
     def __init__(
         self,
         model: LanguageModel,
@@ -262,7 +266,7 @@ class DuoT5Reranker(PairwiseReranker):
         reading: Reading | None = None,
         effort: Effort | None = None,
     ) -> None:
-        self.writer = PromptWriter(model, reading or Reading(words=None, template="plain"))
+        self.writer = PromptWriter(model, reading or self.READING)
         preference = TokenPreference(
             "duo-t5", self.writer, "Query: {query} Document0: {first} Document1: {second} Relevant:",
             decoder_tokens(model.tokenizer, ["true", "false"]), continuation=None,

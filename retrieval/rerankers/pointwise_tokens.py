@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -204,6 +204,8 @@ class ProRankReranker(PointwiseReranker):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None)
+
     def __init__(
         self,
         model: LanguageModel,
@@ -212,7 +214,7 @@ class ProRankReranker(PointwiseReranker):
         instruction: str | None = None,
         effort: Effort | None = None,
     ) -> None:
-        self.writer = PromptWriter(model, reading or Reading(words=None))
+        self.writer = PromptWriter(model, reading or self.READING)
         head = "" if instruction is None else f"instruction: {instruction}\n"
 
         def prompt(query: str, document: str) -> list[Message]:
@@ -250,6 +252,8 @@ class MonoT5Reranker(PointwiseReranker):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None, template="plain")
+
     def __init__(
         self,
         model: LanguageModel,
@@ -259,7 +263,7 @@ class MonoT5Reranker(PointwiseReranker):
         false: str = "false",
         effort: Effort | None = None,
     ) -> None:
-        self.writer = PromptWriter(model, reading or Reading(words=None, template="plain"))
+        self.writer = PromptWriter(model, reading or self.READING)
         tokens = decoder_tokens(model.tokenizer, [true, false])
         logits = LogitModel("mono-t5", self.writer, mono_t5, tokens, log_odds, (true, false), continuation=None)
         super().__init__(logits, effort=effort)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -138,6 +138,8 @@ class ERankReranker(PointwiseReranker):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None, tokens=2048)
+
     def __init__(
         self,
         model: LanguageModel,
@@ -148,7 +150,7 @@ class ERankReranker(PointwiseReranker):
         fusion: float | None = None,
         effort: Effort | None = None,
     ) -> None:
-        self.writer = PromptWriter(model, reading or Reading(words=None, tokens=2048))
+        self.writer = PromptWriter(model, reading or self.READING)
 
         def prompt(query: str, document: str) -> list[Message]:
             return [Message("user", _ERANK.format(instruction=instruction, query=query, document=document))]
@@ -199,6 +201,8 @@ class RetroReranker(PointwiseReranker):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None, thinking=False)
+
     def __init__(
         self,
         model: LanguageModel,
@@ -220,7 +224,7 @@ class RetroReranker(PointwiseReranker):
             f"Given a query ({query_type}) and a document ({document_type}), the document is relevant to the query if "
             "the document can help answer the query."
         )
-        self.writer = PromptWriter(model, reading or Reading(words=None, thinking=False))
+        self.writer = PromptWriter(model, reading or self.READING)
 
         def prompt(query: str, document: str) -> list[Message]:
             kinds = {"query_type": query_type, "document_type": document_type}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError, ConfigError, nearest
 from ...files import read_json
 from .base import Reranker
+from .families import FAMILIES, family_settings, load_family
+from .flat import field_names
 
 __all__ = ["RERANKERS", "load_reranker"]
 
@@ -47,7 +50,12 @@ def _predict(model: Any, **settings: Any) -> Reranker:
     return PredictReranker(model, **settings)
 
 
-RERANKERS: dict[str, Loader] = {"cross-encoder": _cross_encoder, "maxsim": _maxsim, "predict": _predict}
+RERANKERS: dict[str, Loader] = {
+    "cross-encoder": _cross_encoder,
+    "maxsim": _maxsim,
+    "predict": _predict,
+    **{name: partial(load_family, name) for name in FAMILIES},
+}
 """Name → loader (model, **settings). Add your own under a name of its own."""
 
 
@@ -55,9 +63,11 @@ def load_reranker(name: str, model: Any, **settings: Any) -> Reranker:
     """Load a reranker.
 
     Args:
-        name: "cross-encoder", "maxsim" or "predict" (a key of `RERANKERS`); never guessed from the model's name.
-        model: a path, a hub id, "minilm" (for "maxsim"), or a loaded model; for "predict" anything with predict(pairs).
-        settings: what the reranker takes (`max_length`, `batch_tokens`, …); with a path also `device` and `dtype`.
+        name: a key of `RERANKERS` ("cross-encoder", "first", …); never guessed from the model's name.
+        model: a path, a hub id, "minilm" (for "maxsim"), or a loaded model; for "predict" anything with predict(pairs);
+            for rerankers of language models what `load_language_model` takes.
+        settings: what the reranker takes (`max_length`, `window`, `batch_tokens`, …); with a path also `device` and
+            `dtype`.
 
     Raises:
         ConfigError: no reranker of that name, or a setting that it does not have; with the nearest name.
@@ -74,8 +84,14 @@ def load_reranker(name: str, model: Any, **settings: Any) -> Reranker:
 
 def _settings(name: str) -> set[str]:
     """The settings of our own rerankers; nothing for others, which check themselves."""
+    if name in FAMILIES:
+        return family_settings(name)
     from . import CrossEncoderReranker, MaxSimReranker, PredictReranker
 
+    if name == "icr":
+        from .icr import ICR_SETTINGS
+
+        return field_names(ICR_SETTINGS) | {"device", "dtype", "batch_tokens", "context_length", "name"}
     kinds = {"cross-encoder": CrossEncoderReranker, "maxsim": MaxSimReranker, "predict": PredictReranker}
     if name not in kinds:
         return set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .language_model import Sampling
 from .lockstep import Answer, Effort, Lockstep, Ranking
 from .pointwise_tokens import first_words
 from .reading import PromptWriter, Reading, share_by
-from .setwise_prompts import RANK_R1, RANK_R1_V2, SETWISE, SetPrompt, read_choice
+from .setwise_prompts import RANK_R1, RANK_R1_V2, SETWISE, SETWISE_BRACKETS, SetPrompt, read_choice
 from .sorting import SortKind, sort_plan
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class SetwiseReranker(SetwiseSorter):
     Args:
         model: the language model.
         sort: how sets are sorted; published a heap with 4 documents to a set, k 10.
+        labels: "passage" writes documents as 'Passage A: "…"', as published; "brackets" as "[A] …".
         reading: how documents are shown; published 128 tokens.
         effort: how many queries share a call.
 
@@ -157,24 +158,31 @@ class SetwiseReranker(SetwiseSorter):
         ConfigError: more documents in a set than letters, or a letter that is not one token.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None, tokens=128)
+
     def __init__(
         self,
         model: LanguageModel,
         *,
         sort: SetSort | None = None,
+        labels: Literal["passage", "brackets"] = "passage",
         reading: Reading | None = None,
         effort: Effort | None = None,
     ) -> None:
+        if labels not in ("passage", "brackets"):
+            raise ConfigError(f"labels {labels!r}: expected 'passage' or 'brackets'")
         sort = sort or SetSort()
-        self.writer = PromptWriter(model, reading or Reading(words=None, tokens=128))
-        super().__init__(_LabelModel(self.writer, SETWISE, sort.children + 1), sort=sort, effort=effort)
+        self.writer = PromptWriter(model, reading or self.READING)
+        prompt = SETWISE if labels == "passage" else SETWISE_BRACKETS
+        super().__init__(_LabelModel(self.writer, prompt, sort.children + 1), sort=sort, effort=effort)
 
 
 class _LabelModel:
     """Chooses the label with the largest logit."""
 
     def __init__(self, writer: PromptWriter, prompt: SetPrompt, most: int) -> None:
-        labels = [f" {label}" for label in prompt.identifiers.labels(most)]
+        space = "" if prompt.continuation.endswith("[") else " "
+        labels = [f"{space}{label}" for label in prompt.identifiers.labels(most)]
         self.writer, self.prompt = writer, prompt
         self.tokens = writer.answer_tokens(labels, continuation=prompt.continuation)
 
@@ -208,6 +216,9 @@ class RankR1Reranker(SetwiseSorter):
         effort: how many queries share a call.
     """
 
+    READING: ClassVar[Reading] = Reading(words=None, tokens=512)
+    SORT: ClassVar[SetSort] = SetSort(children=19, presentation="shuffled")
+
     def __init__(
         self,
         model: LanguageModel,
@@ -221,9 +232,9 @@ class RankR1Reranker(SetwiseSorter):
         prompts = {"v0.1": RANK_R1, "v0.2": RANK_R1_V2}
         if version not in prompts:
             raise ConfigError(f"Rank-R1 version {version!r}: expected v0.1 or v0.2")
-        self.writer = PromptWriter(model, reading or Reading(words=None, tokens=512))
+        self.writer = PromptWriter(model, reading or self.READING)
         chooser = _ReasoningModel(self.writer, prompts[version], Sampling(max_new_tokens))
-        sort = sort or SetSort(children=19, presentation="shuffled")
+        sort = sort or self.SORT
         super().__init__(chooser, sort=sort, effort=effort)
 
 

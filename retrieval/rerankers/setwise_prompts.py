@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .chat import Message
 from .identifiers import Identifiers
 
-__all__ = ["RANK_R1", "RANK_R1_V2", "SETWISE", "SetPrompt", "read_choice"]
+__all__ = ["RANK_R1", "RANK_R1_V2", "SETWISE", "SETWISE_BRACKETS", "SetPrompt", "read_choice"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,18 @@ SETWISE = SetPrompt(
     continuation="Passage",
 )
 """Zhuang et al. 2024, figure 1; the answer is begun with "Passage"."""
+
+SETWISE_BRACKETS = SetPrompt(
+    template=(
+        'Given a query "{query}", which of the following passages is the most relevant one to the query?\n\n'
+        "{documents}\n\nOutput only the passage label of the most relevant passage in brackets:"
+    ),
+    document="[{label}] {text}",
+    separator="\n\n",
+    identifiers=Identifiers("letters"),
+    continuation="[",
+)
+"""The same with labels in brackets, for tokenizers without a token for " C": wording of our own."""
 
 RANK_R1 = SetPrompt(
     system=(
