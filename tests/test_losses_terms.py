@@ -263,6 +263,23 @@ def test_mixing_adds_negatives_and_is_the_same_for_the_same_batch():
     assert plain < first < both
 
 
+@pytest.mark.parametrize("kind", ["pairs", "lists"])
+def test_what_is_no_negative_is_in_no_mixture(kind: str):
+    """The first of two negatives is a copy of the positive by text: there is nothing left to mix."""
+    columns, side = whole_batch()
+    rows = torch.arange(4)
+    own = rows[:, None] + 4 * torch.arange(3)[None, :]
+    allowed = torch.ones(4, 12, dtype=torch.bool).scatter(1, own[:, 1:2], False)
+    batch = DenseBatch(columns[0], torch.cat(columns[1:]), own, {**side, "allowed": allowed})
+    found = [
+        DENSE_TERMS["infonce"](
+            LOSSES["infonce"].options(name="infonce", mixing=mixing), LossContext(torch.nn.Identity())
+        )(batch)
+        for mixing in ((), (kind,))
+    ]
+    assert found[0].item() == found[1].item()
+
+
 def test_mixing_of_one_negative_is_refused():
     columns, side = whole_batch()
     rows = torch.arange(4)

@@ -16,6 +16,7 @@ __all__ = [
     "guide_mask",
     "in_batch_scores",
     "info_nce",
+    "info_nce_costs",
     "info_nce_over",
     "same_type_scores",
 ]
@@ -73,7 +74,7 @@ def info_nce(
     if allowed is not None:
         keep = allowed.scatter(1, targets[:, None], True)
         scores = scores.masked_fill(~keep, -torch.inf)
-    return _focal_mean(torch.logsumexp(scores, dim=1) - positive.squeeze(1), gamma, detach_weight)
+    return _focal(torch.logsumexp(scores, dim=1) - positive.squeeze(1), gamma, detach_weight).mean()
 
 
 def info_nce_over(
@@ -88,7 +89,8 @@ def info_nce_over(
 
     `joint`: L = −mean_i log( e^{s_i⁺} / Σ_pools Σ_j e^{s_ij} ), one softmax over all (Li et al. 2023, eq. 2). Else one
     softmax for each pool, averaged: L = −mean_i mean_pools log( e^{s_i⁺} / Σ_j e^{s_ij} ), the symmetric loss when the
-    pools are the two directions. Every pool of the second kind holds the positive; of the first kind, exactly one does.
+    pools are the two directions. Every pool of the second kind holds the positive. Of the first kind the two directions
+    between queries and documents both do, so that it counts twice in the sum, as published.
 
     Args:
         positive: (B,) scores of the positive pairs.
@@ -98,10 +100,22 @@ def info_nce_over(
     Returns:
         A scalar ≥ 0.
     """
+    return info_nce_costs(positive, pools, joint=joint, gamma=gamma, detach_weight=detach_weight).mean()
+
+
+def info_nce_costs(
+    positive: Tensor,
+    pools: Sequence[Tensor],
+    *,
+    joint: bool = True,
+    gamma: float = 0.0,
+    detach_weight: bool = True,
+) -> Tensor:
+    """What each query costs in `info_nce_over`. (B,)."""
     positive = wide(positive)
     groups = [torch.cat(list(pools), dim=1)] if joint else list(pools)
-    losses = [_focal_mean(torch.logsumexp(wide(pool), dim=1) - positive, gamma, detach_weight) for pool in groups]
-    return torch.stack(losses).mean()
+    costs = [_focal(torch.logsumexp(wide(pool), dim=1) - positive, gamma, detach_weight) for pool in groups]
+    return torch.stack(costs).mean(dim=0)
 
 
 def direction_scores(
@@ -192,10 +206,10 @@ def guide_mask(
     return ~(guide > bound[:, None])
 
 
-def _focal_mean(costs: Tensor, gamma: float, detach_weight: bool) -> Tensor:
-    """mean (1 − e^{−c})^γ c over costs c = −log p."""
+def _focal(costs: Tensor, gamma: float, detach_weight: bool) -> Tensor:
+    """(1 − e^{−c})^γ c of costs c = −log p."""
     if gamma == 0:
-        return costs.mean()
+        return costs
     complement = -torch.expm1(-(costs.detach() if detach_weight else costs))
     # Rounding can leave a cost of −1e-17; and the slope of x^γ at 0 is infinite for γ < 1.
-    return (complement.clamp(min=torch.finfo(costs.dtype).tiny).pow(gamma) * costs).mean()
+    return complement.clamp(min=torch.finfo(costs.dtype).tiny).pow(gamma) * costs

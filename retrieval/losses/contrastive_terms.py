@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from .batch import DenseBatch, Scorer
 from .context import LossContext
-from .contrastive import add_hardness, direction_scores, guide_mask, in_batch_scores, info_nce_over
+from .contrastive import add_hardness, direction_scores, guide_mask, in_batch_scores, info_nce_costs
 from .gathering import gather_constant, gather_with_gradient
 from .mixing import MixDraw, draw_mixes, mix_list, mix_pairs
 from .options import DIRECTIONS, InfoNCEOptions, LossOptions, ScoredOptions
@@ -42,18 +42,13 @@ class InfoNCE(nn.Module):
         return bool(self.guide)
 
     def forward(self, batch: DenseBatch) -> Tensor:
-        return self._loss(*self._pools(batch))
+        return self.by_query(batch).mean()
 
     def by_query(self, batch: DenseBatch) -> Tensor:
         """The cost of each query of this process alone, for weights to multiply. (B,)."""
-        positive, pools = self._pools(batch)
-        rows = [[pool[row : row + 1] for pool in pools] for row in range(len(positive))]
-        return torch.stack([self._loss(positive[row : row + 1], pool) for row, pool in enumerate(rows)])
-
-    def _loss(self, positive: Tensor, pools: Sequence[Tensor]) -> Tensor:
-        chosen = self.options
+        chosen, (positive, pools) = self.options, self._pools(batch)
         joint, gamma = chosen.directions != "symmetric", chosen.gamma
-        return info_nce_over(positive, pools, joint=joint, gamma=gamma, detach_weight=chosen.detach_weight)
+        return info_nce_costs(positive, pools, joint=joint, gamma=gamma, detach_weight=chosen.detach_weight)
 
     def _pools(self, batch: DenseBatch) -> tuple[Tensor, list[Tensor]]:
         """(B,) scores of the positives, and (B, n) scores by direction, −inf where masked."""
@@ -73,7 +68,7 @@ class InfoNCE(nn.Module):
         ]
         self._tell(pools[0], positive)
         if chosen.mixing:
-            pools[0] = torch.cat([pools[0], self._mixed_scores(batch)], dim=1)
+            pools[0] = torch.cat([pools[0], self._mixed_scores(batch, masks[0])], dim=1)
         return positive.squeeze(1), pools
 
     def _masks(self, batch: DenseBatch, directions: Sequence[str]) -> list[Tensor | None]:
@@ -108,24 +103,33 @@ class InfoNCE(nn.Module):
         margin, strategy = self.options.guide_margin, self.options.guide_strategy
         return [guide_mask(pool, bound, margin=margin, strategy=strategy) for pool in pools]
 
-    def _mixed_scores(self, batch: DenseBatch) -> Tensor:
-        """(B, m) scores of each query with its own mixed negatives, one of each kind asked for."""
-        negatives = batch.documents[batch.own[:, 1:]]
-        count = negatives.shape[1]
+    def _mixed_scores(self, batch: DenseBatch, allowed: Tensor | None) -> Tensor:
+        """(B, m) scores of each query with its own mixed negatives, one of each kind asked for.
+
+        What may not be a negative is in no mixture; −inf where fewer than two are left to mix.
+        """
+        chosen, columns = self.options, batch.own[:, 1:]
+        count = columns.shape[1]
         if count < 2:
             raise ConfigError(
-                f"loss {self.options.name}: mixing needs at least two negatives of each query, there "
+                f"loss {chosen.name}: mixing needs at least two negatives of each query, there "
                 f"{'is' if count == 1 else 'are'} {count}; set sampling.negatives"
             )
+        kept = torch.ones_like(columns, dtype=torch.bool) if allowed is None else allowed.gather(1, columns)
         queries = nn.functional.normalize(batch.queries, dim=-1)
-        negatives = nn.functional.normalize(negatives, dim=-1)
+        negatives = nn.functional.normalize(batch.documents[columns], dim=-1)
         mixed: list[Tensor] = []
-        if "pairs" in self.options.mixing:
+        usable: list[Tensor] = []
+        if "pairs" in chosen.mixing:
             draw = self._draw(batch, count)
             mixed.append(mix_pairs(negatives, draw))
-        if "lists" in self.options.mixing:
-            mixed.append(mix_list(queries, negatives, scale=self.scorer.scale))
-        return self.scorer.own(batch.queries, torch.stack(mixed, dim=1))
+            both = torch.stack([draw.first, draw.second], dim=1).to(kept.device)
+            usable.append(kept.gather(1, both).all(dim=1))
+        if "lists" in chosen.mixing:
+            mixed.append(mix_list(queries, negatives, kept, scale=self.scorer.scale))
+            usable.append(kept.sum(dim=1) > 1)
+        scores = self.scorer.own(batch.queries, torch.stack(mixed, dim=1))
+        return scores.masked_fill(~torch.stack(usable, dim=1), -torch.inf)
 
     def _draw(self, batch: DenseBatch, count: int) -> MixDraw:
         """This process's part of what is drawn for the whole batch."""

@@ -71,17 +71,21 @@ def mix_pairs(negatives: Tensor, draw: MixDraw) -> Tensor:
     return F.normalize(shares * first + (1 - shares) * second, dim=-1)
 
 
-def mix_list(queries: Tensor, negatives: Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
-    """h_i = normalise(Σ_m λ_m n_{i,m}), λ = softmax_m(scale · q_i · n_{i,m}).
+def mix_list(queries: Tensor, negatives: Tensor, kept: Tensor | None = None, *, scale: float | Tensor = 1.0) -> Tensor:
+    """h_i = normalise(Σ_m λ_m n_{i,m}), λ = softmax_m(scale · q_i · n_{i,m}) over the negatives that are kept.
 
     Args:
         queries: (B, dim).
         negatives: (B, k, dim).
+        kept: (B, k) bool; a query that keeps none mixes them all. None keeps all.
         scale: 1 / temperature of the scores.
 
     Returns:
         (B, dim) of norm 1.
     """
     queries, negatives = wide(queries), wide(negatives)
-    shares = (scale * (queries[:, None, :] * negatives).sum(dim=-1)).softmax(dim=1)
+    scores = scale * (queries[:, None, :] * negatives).sum(dim=-1)
+    if kept is not None:
+        scores = scores.masked_fill(~kept & kept.any(dim=1, keepdim=True), -torch.inf)
+    shares = scores.softmax(dim=1)
     return F.normalize((shares[:, :, None] * negatives).sum(dim=1), dim=-1)
