@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .candidates import CandidateFile, read_candidates, write_candidates
     from .chat import ChatRenderer, Message, Prompt
     from .cross_encoder import CrossEncoderReranker
+    from .icr import IcrReranker
     from .language_model import Generation, LanguageModel, Sampling, load_language_model
     from .maxsim import MaxSimReranker
     from .predict import PredictReranker
@@ -24,6 +25,7 @@ _HOMES = {
     "ChatRenderer": "chat",
     "CrossEncoderReranker": "cross_encoder",
     "Generation": "language_model",
+    "IcrReranker": "icr",
     "LanguageModel": "language_model",
     "MaxSimReranker": "maxsim",
     "Message": "chat",
@@ -54,6 +56,7 @@ __all__ = [
     "ChatRenderer",
     "CrossEncoderReranker",
     "Generation",
+    "IcrReranker",
     "LanguageModel",
     "MaxSimReranker",
     "Message",

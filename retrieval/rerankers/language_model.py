@@ -207,6 +207,10 @@ def load_language_model(
         raise ConfigError(f"no engine {engine!r}{nearest(engine, ENGINES)}; there are {', '.join(sorted(ENGINES))}")
     if not isinstance(model, str | Path | tuple):
         if isinstance(model, LanguageModel):
+            given = {"device": device, "dtype": dtype, **settings}
+            late = [name for name, value in given.items() if value is not None]
+            if late:
+                raise ConfigError(f"the language model is loaded already: {', '.join(late)} cannot change it")
             return model
         raise BackendError(f"{type(model).__name__} is no language model: give a path, a hub id or (model, tokenizer)")
     return ENGINES[engine](model, device=device, dtype=dtype, **settings)

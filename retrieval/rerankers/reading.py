@@ -15,7 +15,7 @@ from .chat import ChatRenderer, Message, Prompt, share_prefix
 if TYPE_CHECKING:
     from .language_model import LanguageModel
 
-__all__ = ["PromptWriter", "Reading", "decoder_tokens", "share_by"]
+__all__ = ["PromptWriter", "Reading", "decoder_tokens", "even_cut", "share_by"]
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class PromptWriter:
         limit = self.model.context_length - room
         counts = self.renderer.count(texts)
         fixed = len(prompt) - int(counts.sum())
-        most = _even_cut(counts, limit - fixed)
+        most = even_cut(counts, limit - fixed)
         while most > 0:
             prompt = self._render(messages([self.renderer.cut(text, most) for text in texts]), continuation)
             if len(prompt) <= limit:
@@ -158,7 +158,7 @@ class PromptWriter:
         return {**self.reading.identity(), **self.renderer.identity()}
 
 
-def _even_cut(counts: np.ndarray, room: int) -> int:
+def even_cut(counts: np.ndarray, room: int) -> int:
     """The largest t with Σ min(count, t) ≤ room; 0 when there is none."""
     low, high = 0, int(counts.max(initial=0))
     while low < high:
