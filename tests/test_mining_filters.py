@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtk.errors import ConfigError
+from rtk.eval.collection import open_collection
 from rtk.eval.files import read_run, write_run
 from rtk.eval.judgments import Judgments
 from rtk.eval.qrels import read_qrels
@@ -113,6 +114,24 @@ def test_a_rerankers_raw_logits_count_not_the_scores_of_its_order():
     assert len(mine(run, judged, MiningLimits(absolute_margin=0.5), teacher=teacher)[0]) == 0
     own, _ = mine(run, judged, teacher=teacher, reference="own")
     assert own.columns["reference"].tolist() == [4.0]
+
+
+# --- copies of the query ---
+
+
+def test_a_document_that_says_what_the_query_says_is_no_negative(beir_folder):
+    corpus = [
+        {"_id": name, "text": text} for name, text in [("a", " spy "), ("b", "spying"), ("c", "seven"), ("p", "x")]
+    ]
+    collection = open_collection(beir_folder(corpus=corpus, qrels={"test": [("q0", "p", 1), ("q1", "p", 1)]}))
+    lists = {"q0": falling("a", "b", "c", "p"), "q1": falling("c", "a", "unknown"), "beyond": falling("a")}
+    run, judged = run_of(lists), Judgments.from_dict({qid: {"p": 1} for qid in lists})
+    texts = collection.queries("test"), collection.documents
+    for reference in ("min", "own"):
+        mined, report = mine(run, judged, MiningLimits(identical_texts=texts), reference=reference)
+        assert lists_of(mined) == {"q0": ["b", "c"], "q1": ["a", "unknown"], "beyond": ["a"]}
+        assert report.removed["identical text"] == 2
+    assert lists_of(mine(run, judged)[0])["q0"] == ["a", "b", "c"]
 
 
 # --- reference ---
@@ -242,8 +261,8 @@ def test_every_option_of_the_library_is_on_the_command_line(rtk, collection):
     line = (
         f"mine found.trec -c {collection} --depth 20 --ranks 1:15 --relative-margin 0.01 --min-score 0.1 "
         "--positive-score 1.2 --max-score 1.1 --consistency-rank 1 --skip 0 --reference max --per-query 6 "
-        "--choice random --seed 3 --pad random --drop-identical-ids --positives found.qrels --report removed.tsv "
-        "--out mined.parquet --json"
+        "--choice random --seed 3 --pad random --drop-identical-ids --drop-identical-texts --positives found.qrels "
+        "--report removed.tsv --out mined.parquet --json"
     )
     code, out, err = rtk(line)
     assert code == 0, err

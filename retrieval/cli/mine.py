@@ -17,6 +17,7 @@ from .mine_options import (
     Depth,
     Found,
     IdenticalIds,
+    IdenticalTexts,
     MaxScore,
     MinScore,
     Model,
@@ -76,6 +77,7 @@ def command(
     consistency_rank: ConsistencyRank = None,
     skip: Skip = 0,
     identical_ids: IdenticalIds = False,
+    identical_texts: IdenticalTexts = False,
     teacher: Teacher = None,
     reference: Reference = "min",
     positive_grade: PositiveGrade = 1,
@@ -105,6 +107,7 @@ def command(
         limits = MiningLimits(
             _range(ranks), absolute_margin, relative_margin, percent_of_positive, max_score, min_score, skip,
             identical_ids or opened.conventions.drop_identical_ids, positive_score, consistency_rank,
+            (opened.queries(split), opened.documents) if identical_texts else None,
         )  # fmt: skip
         job = _Job(
             run=_candidates(source, opened, split, limits, depth, positive_grade, _Searching(model, device, found)),

@@ -30,6 +30,9 @@ ConsistencyRank = Annotated[
 ]
 Skip = Annotated[int, typer.Option("--skip", help="Leave out the first so many that are left.")]
 IdenticalIds = Annotated[bool, typer.Option("--drop-identical-ids", help="Never the document with the query's own id.")]
+IdenticalTexts = Annotated[
+    bool, typer.Option("--drop-identical-texts", help="Never a document that says just what the query says.")
+]
 Teacher = Annotated[Path | None, typer.Option("--teacher", help="A run whose scores margins and limits use.")]
 Reference = Annotated[
     str, typer.Option("--reference", help="Of several positives: min, max, or own (a list for each).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .copies import IdenticalTexts
 from .filters import (
     AbsoluteMargin,
     ConsistentRanking,
@@ -27,6 +28,7 @@ __all__ = [
     "AbsoluteMargin",
     "ConsistentRanking",
     "IdenticalIds",
+    "IdenticalTexts",
     "MiningFilter",
     "MiningLimits",
     "MiningPool",

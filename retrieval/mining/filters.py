@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
 from ...errors import ConfigError
+from .copies import IdenticalTexts
 from .pool import MiningPool, ranks_within
+
+if TYPE_CHECKING:
+    from ...eval.collection import Queries
+    from ...eval.documents import Documents
 
 __all__ = [
     "AbsoluteMargin",
@@ -243,6 +248,7 @@ class MiningLimits:
         drop_identical_ids: leave out the document that has the query's own id.
         positive_score: what scores this or more is held relevant and is no negative (`pseudo_positives` gives those).
         consistency_rank: see `ConsistentRanking`.
+        identical_texts: queries and documents; leave out documents that say what the query says.
 
     Raises:
         ConfigError: limits that contradict each other.
@@ -258,6 +264,7 @@ class MiningLimits:
     drop_identical_ids: bool = False
     positive_score: float | None = None
     consistency_rank: int | None = None
+    identical_texts: tuple[Queries, Documents] | None = None
 
     def __post_init__(self) -> None:
         if self.relative_margin is not None and self.percent_of_positive is not None:
@@ -280,6 +287,7 @@ class MiningLimits:
         chosen: list[MiningFilter | None] = [
             None if self.consistency_rank is None else ConsistentRanking(self.consistency_rank),
             IdenticalIds() if self.drop_identical_ids else None,
+            None if self.identical_texts is None else IdenticalTexts(*self.identical_texts),
             RankWindow(*self.ranks),
             Scored() if with_teacher else None,
             None if self.positive_score is None else PseudoPositive(self.positive_score),
