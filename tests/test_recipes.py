@@ -164,7 +164,14 @@ def test_braces_are_filled_at_any_depth_and_a_name_alone_keeps_its_type():
 
 
 def test_the_mean_over_seeds_is_query_by_query():
-    found = [Evaluation("x", Ids(["a", "b"]), {"AP": np.asarray(values)}) for values in ([0.0, 1.0], [1.0, 1.0])]
-    assert average("row", found)["AP"].tolist() == [0.5, 1.0]
+    rules = {"drop_identical_ids": True}
+    found = [
+        Evaluation("x", Ids(["a", "b"]), {"AP": np.asarray(values)}, dropped=dropped, conventions=rules)
+        for dropped, values in enumerate(([0.0, 1.0], [1.0, 1.0]))
+    ]
+    row = average("row", found)
+    assert (row.name, row["AP"].tolist()) == ("row", [0.5, 1.0])
+    assert row.to_dict()["conventions"] == rules, "how it was evaluated stays in the report"
+    assert row.dropped == 1
     with pytest.raises(DataError, match="different queries"):
         average("row", [found[0], Evaluation("x", Ids(["a", "c"]), {"AP": np.zeros(2)})])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def _evaluate(spec: TableSpec, names: Mapping[str, str], seeds: Sequence[int]) -
 
 
 def average(name: str, found: Sequence[Evaluation]) -> Evaluation:
-    """The mean over seeds of every query's value.
+    """The mean over seeds of every query's value; of what was counted on the way, the largest count.
 
     Raises:
         DataError: evaluations over different queries.
@@ -104,7 +104,8 @@ def average(name: str, found: Sequence[Evaluation]) -> Evaluation:
     if any(other.qids != first.qids for other in found):
         raise DataError(f"the runs of {name!r} were evaluated over different queries")
     values = {measure: np.mean([each[measure] for each in found], axis=0) for measure in first.measures}
-    return Evaluation(name, first.qids, values, max(each.missing for each in found), first.unjudged)
+    counts = {field: max(getattr(each, field) for each in found) for field in ("missing", "unjudged", "dropped")}
+    return replace(first, name=name, values=values, **counts)
 
 
 def _run(path: str) -> Any:
