@@ -103,6 +103,11 @@ class Retriever(Composable):
         return PassageIndex.over(self.index) if collection and collection.get("chunking") else None
 
     @property
+    def chunked(self) -> bool:
+        """Whether the index is over chunks of documents."""
+        return self._passages is not None
+
+    @property
     def ids(self) -> Ids:
         """The ids that the rows of this retriever's hits stand for."""
         if self._passages is not None:
@@ -129,8 +134,20 @@ class Retriever(Composable):
         """
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
-        merged = {**self.options, **(options or {})}
         queries: Any = list(texts) if self.encoder is None else self.encoder.encode_query(texts)
+        return self.search_encoded(queries, k, options=options, exclude=exclude)
+
+    def search_encoded(
+        self,
+        queries: Any,
+        k: int,
+        /,
+        *,
+        options: Options | None = None,
+        exclude: Sequence[Sequence[int] | np.ndarray] | None = None,
+    ) -> Hits:
+        """As `search`, for queries in the form that the index takes: vectors, or texts for BM25."""
+        merged = {**self.options, **(options or {})}
         if self._passages is not None:
             return self._passages.search(queries, k, options=merged, exclude=exclude)
         return self.index.search(queries, k, options=merged or None, exclude=exclude)
@@ -153,7 +170,7 @@ class Retriever(Composable):
             exclude: for a query id the documents that must not be found (`excluded_documents`).
             options: search-time settings, over those of the retriever.
         """
-        ids, rows = self.ids, self._excluded_rows(queries, exclude)
+        ids, rows = self.ids, self.excluded_rows(queries, exclude)
         parts: list[Hits] = []
         with task("search", len(queries)) as advance:
             for start in range(0, len(queries), _QUERIES):
@@ -163,7 +180,7 @@ class Retriever(Composable):
                 advance(len(texts))
         return hits_to_run(queries.ids, parts, ids, tag=tag or self.name)
 
-    def _excluded_rows(self, queries: Queries, exclude: Exclude | None) -> list[np.ndarray] | None:
+    def excluded_rows(self, queries: Queries, exclude: Exclude | None) -> list[np.ndarray] | None:
         """The rows to leave out for each query; unknown documents cannot be found anyway."""
         if not exclude:
             return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ...errors import ConfigError
+from ...errors import ConfigError, nearest
 from .console import emit, emit_json, parse_settings, session
 from .options import Device, Json, Overwrite, Quiet, Settings
 
@@ -23,6 +24,8 @@ HELP = """Search an index for a split's queries, or for one text.
   rtk search dense -q "merge two sorted lists"
 
   rtk search star.index --model models/adore -c my-collection --out adore.trec
+
+  rtk search dense -c my-collection --feedback reranked.trec --out again.trec
 """
 
 SNIPPET = 300
@@ -45,6 +48,13 @@ def command(
         ),
     ] = None,
     settings: Settings = None,
+    feedback: Annotated[
+        Path | None,
+        typer.Option("--feedback", help="A reranked run of the same queries: search with what its order teaches."),
+    ] = None,
+    feedback_settings: Annotated[
+        list[str] | None, typer.Option("--feedback-set", help="NAME=VALUE of the feedback (depth, order_steps, …).")
+    ] = None,
     device: Device = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every file of the index with its hash first.")
@@ -55,6 +65,10 @@ def command(
 ) -> None:
     if (query is None) == (out is None):
         raise ConfigError("give either -q TEXT, to see its documents, or --collection and --out, to write a run")
+    if feedback is None and feedback_settings:
+        raise ConfigError("--feedback-set is for --feedback RUN")
+    if feedback is not None and out is None:
+        raise ConfigError("--feedback needs --collection and --out: a run teaches the queries of a split")
     with session(quiet=quiet):
         from ..search import Retriever
 
@@ -66,7 +80,10 @@ def command(
         if out is None:
             shown: Any = _show(retriever, query or "", k or 10, collection, json=json)
         else:
-            shown = _write(retriever, collection, split, k or 1000, out, overwrite=overwrite, json=json)
+            teacher = None if feedback is None else (feedback, parse_settings(feedback_settings))
+            shown = _write(
+                retriever, _Wanted(collection, split, k or 1000, out, teacher), overwrite=overwrite, json=json
+            )
     emit_json(shown) if json else emit(shown)
 
 
@@ -88,22 +105,48 @@ def _show(retriever: Any, text: str, k: int, collection: str | None, *, json: bo
     return "\n".join([*(lines or ["nothing found"]), *([f"({found.note})"] if found.note else [])])
 
 
-def _write(
-    retriever: Any, collection: str | None, split: str, k: int, out: Path, *, overwrite: bool, json: bool
-) -> Any:
-    from ...eval import open_collection, run_name, write_run
+@dataclass(frozen=True)
+class _Wanted:
+    """Which queries are searched, for what; `teacher` is a reranked run and the settings of its feedback."""
+
+    collection: str | None
+    split: str
+    k: int
+    out: Path
+    teacher: tuple[Path, dict[str, Any]] | None
+
+
+def _write(retriever: Any, wanted: _Wanted, *, overwrite: bool, json: bool) -> Any:
+    from ...eval import open_collection, write_run
     from ...files import check_output
     from ..search import excluded_documents
 
-    if collection is None:
+    if wanted.collection is None:
         raise ConfigError("the queries are in a collection: give --collection")
-    check_output(out, overwrite=overwrite)
-    opened = open_collection(collection)
-    queries = opened.queries(split)
-    run = retriever.run(queries, k, tag=run_name(out), exclude=excluded_documents(opened, queries))
-    write_run(run, out)
+    check_output(wanted.out, overwrite=overwrite)
+    opened = open_collection(wanted.collection)
+    queries = opened.queries(wanted.split)
+    run = _search(retriever, wanted, queries, excluded_documents(opened, queries))
+    write_run(run, wanted.out)
     short = int(((run.offsets[1:] - run.offsets[:-1]) == 0).sum())
     if json:
-        return {"out": str(out), "queries": len(run), "entries": len(run.codes), "queries_without_hits": short}
+        return {"out": str(wanted.out), "queries": len(run), "entries": len(run.codes), "queries_without_hits": short}
     note = f"\nqueries without any hit: {short}" if short else ""
-    return f"searched {len(run)} queries, {len(run.codes)} hits{note}\nwritten: {out}"
+    return f"searched {len(run)} queries, {len(run.codes)} hits{note}\nwritten: {wanted.out}"
+
+
+def _search(retriever: Any, wanted: _Wanted, queries: Any, exclude: Any) -> Any:
+    from ...eval import read_run, run_name
+
+    tag = run_name(wanted.out)
+    if wanted.teacher is None:
+        return retriever.run(queries, wanted.k, tag=tag, exclude=exclude)
+    from ..feedback import Feedback, feedback_run
+
+    path, settings = wanted.teacher
+    known = [each.name for each in fields(Feedback)]
+    wrong = [f"unknown setting {name!r}{nearest(name, known)}" for name in settings if name not in known]
+    if wrong:
+        raise ConfigError(f"--feedback-set takes {', '.join(known)}", wrong)
+    feedback = Feedback(**settings)
+    return feedback_run(retriever, queries, read_run(path), wanted.k, feedback=feedback, tag=tag, exclude=exclude)
