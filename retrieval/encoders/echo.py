@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from sentence_transformers import SparseEncoder
@@ -60,11 +60,10 @@ class EchoTransformer(Transformer):
         head_chunk: int = 16,
         **kwargs: Any,
     ) -> None:
-        fixed = {"transformer_task": "text-generation", "modality_config": _TEXT}
-        lengths = {f"{task}_length": kwargs.pop(f"{task}_length", None) or _LENGTH for task in DEFAULT_TEMPLATES}
-        super().__init__(
-            model_name_or_path, **{**kwargs, **lengths, **fixed, "module_output_name": "sentence_embedding"}
-        )
+        settings: dict[str, Any] = {**kwargs, "transformer_task": "text-generation", "modality_config": _TEXT}
+        settings |= {name: kwargs.get(name) or _LENGTH for name in ("query_length", "document_length")}
+        settings["module_output_name"] = "sentence_embedding"
+        super().__init__(model_name_or_path, **settings)
         self.templates = {**DEFAULT_TEMPLATES, **(templates or {})}
         self._parsed = {task: EchoTemplate.parse(text) for task, text in self.templates.items()}
         if activation_function not in ("relu", "log1p_relu"):
@@ -73,9 +72,13 @@ class EchoTransformer(Transformer):
         if self.tokenizer is None:
             raise ConfigError(f"{model_name_or_path} has no tokenizer of texts")
         self.tokenizer.padding_side = "right"
-        head = self.model.get_output_embeddings()
-        if not isinstance(head, nn.Linear):
+        if not isinstance(self.model.get_output_embeddings(), nn.Linear):
             raise ConfigError(f"{type(self.model).__name__} has no linear language-model head to take weights from")
+
+    @property
+    def head(self) -> nn.Linear:
+        """The language model's own, V entries wide."""
+        return cast(nn.Linear, self.model.get_output_embeddings())
 
     @property
     def pooling_strategy(self) -> str:
@@ -108,12 +111,12 @@ class EchoTransformer(Transformer):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Write `sentence_embedding`, (n, V) float32, not negative; a text without a pooled token has zeros."""
-        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        decoder: Any = self.model.get_decoder()
         states = decoder(
             input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False
         ).last_hidden_state
         states, valid = pooled_positions(states, features["pool_mask"].bool())
-        logits = largest_logits(states, valid, head.weight, head.bias, chunk=self.head_chunk)
+        logits = largest_logits(states, valid, self.head.weight, self.head.bias, chunk=self.head_chunk)
         cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
         if cap:
             logits = cap * torch.tanh(logits / cap)  # monotone, so it may follow the maximum
@@ -123,7 +126,7 @@ class EchoTransformer(Transformer):
 
     def get_embedding_dimension(self) -> int:
         """V, the head's number of entries."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        return int(self.head.weight.shape[0])
 
 
 def pooled_positions(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,7 +203,7 @@ def _check_head(module: EchoTransformer) -> None:
     network.eval()
     try:
         expected = network(input_ids=ids).logits.float()
-        found = network.get_output_embeddings()(network.get_decoder()(input_ids=ids).last_hidden_state).float()
+        found = module.head(network.get_decoder()(input_ids=ids).last_hidden_state).float()
     finally:
         network.train(training)
     cap = getattr(module.config.get_text_config(), "final_logit_softcapping", None)

@@ -131,11 +131,12 @@ def static_vectors(table: SparseStaticEmbedding, texts: Sequence[str], *, prompt
     What plain sentence-transformers computes, but for weights below 0 (of a learned table), which count as 0.
     """
     weights = table.weight.detach().float().cpu().numpy().clip(min=0)
-    limit = table.tokenizer.model_max_length
+    tokenizer: Any = table.tokenizer
+    limit = tokenizer.model_max_length
     length = limit if limit < 1 << 30 else None  # tokenizers say 1e30 for "no limit"
     rows: list[list[int]] = []
     if len(texts):
-        rows = table.tokenizer(
+        rows = tokenizer(
             [(prompt or "") + text for text in texts],
             add_special_tokens=False,
             truncation=length is not None,
