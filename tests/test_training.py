@@ -179,6 +179,17 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         assert float(states[0]["stateful.0.scorer.log_scale"]) != float(torch.tensor(20.0).log())
 
 
+def test_a_learned_scale_is_not_decayed(config: dict):
+    """It has no zero to go to: towards 1 would be as arbitrary as towards 20."""
+    config |= {"loss": [{"name": "infonce", "learn_scale": True}], "evaluation": None}
+    config["trainer"] |= {"max_steps": 1, "save_steps": 1, "learning_rate": 1e-2}
+    scales = [
+        loss_state(train({**config, "output": f"{config['output']}-{decay}"}, f"trainer.weight_decay={decay}"), 1)
+        for decay in (0, 0.5)
+    ]
+    assert torch.equal(*(state["stateful.0.scorer.log_scale"] for state in scales))
+
+
 def test_matryoshka_sums_the_loss_over_truncations(config: dict):
     config |= {"matryoshka": {"dims": [32, 8], "weights": [1, 0.5]}, "evaluation": None}
     output = train(config, "trainer.logging_steps=2", "trainer.save_steps=6")

@@ -124,6 +124,10 @@ class _Loop:
 
     # --- the loss's own parameters and state ---
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Without the scales that a loss trains, as logarithms: decay would pull them towards 1."""
+        return [name for name in cast(Any, super()).get_decay_parameter_names(model) if not name.endswith("log_scale")]
+
     def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> tuple[Any, Any]:
         """The trainer's parameter groups, with our optimiser where one is asked for."""
         chosen, settings = cast(Any, super()).get_optimizer_cls_and_kwargs(args, model)
