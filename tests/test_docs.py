@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ def test_own_index(collection):
     hits = scope["retriever"].search(["x", "y"], 6)
     assert hits.rows[:, 0].tolist() == [0, 1]
     assert (hits.rows[:, 4:] == -1).all()
+
+
+def test_sparse(collection, tiny_models, tmp_path, capsys):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    shutil.copytree(tiny_models / "sparse", tmp_path / "models" / "splade")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / "bert")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "models" / "causal")
+    tokenizer.save_pretrained(tmp_path / "models" / "causal")
+    scope: dict[str, Any] = {}
+    for block in blocks("sparse.md"):
+        exec(block, scope)
+    assert scope["queries"].shape[0] == scope["vectors"].shape[0] == 1
+    assert scope["match"].terms[0].piece in capsys.readouterr().out
+    assert set(scope["added"]).isdisjoint({"merge", "list", "##s"})
 
 
 def test_own_reranker(collection):
