@@ -29,7 +29,10 @@ __all__ = ["WHOLE_LOSSES", "CandidateLoss", "InBatchLoss", "candidate_scores", "
 WHOLE_LOSSES: dict[str, str] = {
     "adore": "live:make_adore",
     "cet": "coupled:make_cet",
+    "first": "list_losses:make_first",
+    "full-rank": "list_losses:make_full_rank",
     "moco": "momentum:make_moco",
+    "permutation": "list_losses:make_permutation",
 }
 """Losses that stand alone: name → "module:maker" beside this file; maker(model, options, context) gives the module."""
 

@@ -28,7 +28,7 @@ __all__ = [
     "TeacherOptions",
 ]
 
-Family = Literal["bi-encoder", "sparse-encoder", "cross-encoder"]
+Family = Literal["bi-encoder", "sparse-encoder", "cross-encoder", "language-model"]
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "forward": ("query-document",),
     "symmetric": ("query-document", "document-query"),
@@ -376,6 +376,23 @@ class ActiveLimits(BaseModel):
     patience: PositiveInt = 3
 
 
+class FirstOptions(LossOptions):
+    """FIRST's joint loss.
+
+    Attributes:
+        rank: the ranking loss over the identifiers' logits.
+        rank_weight: λ; None is the published one of that loss: 10, 1, 1 and 0.1.
+        generation_weight: of the permutation as text; 0 trains the order of the first token alone.
+        dealt: the targets of lambdarank and listnet are the model's own logits in the target order, as published, in
+            place of fixed gains.
+    """
+
+    rank: Literal["weighted-ranknet", "ranknet", "lambdarank", "listnet"] = "weighted-ranknet"
+    rank_weight: PositiveFloat | None = None
+    generation_weight: NonNegativeFloat = 1.0
+    dealt: bool = False
+
+
 @dataclass(frozen=True)
 class LossEntry:
     """A registered loss: who can use it and what it can be told.
@@ -415,6 +432,9 @@ LOSSES: dict[str, LossEntry] = {
     "pld": LossEntry(_ALL, PlackettLuceOptions, costs="query"),
     "dcd": LossEntry(_ALL, DynamicContrastiveOptions),
     "cet": LossEntry(("cross-encoder",), CetOptions, alone=True),
+    "first": LossEntry(("language-model",), FirstOptions, alone=True),
+    "full-rank": LossEntry(("language-model",), LossOptions, alone=True),
+    "permutation": LossEntry(("language-model",), LossOptions, alone=True),
     "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions, costs="document"),
     "listnet": LossEntry(_ALL, ScoredOptions, costs="query"),

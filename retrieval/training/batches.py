@@ -12,6 +12,7 @@ from ..sampling import BatchKey, Draw, MixtureSampler, Sampler, ShuffledSampler
 from ..sampling.shuffled import Shuffling
 from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TopicSampling
 from .examples import TrainingTable
+from .list_blocks import ListSampling
 
 __all__ = ["BatchExamples", "CandidateExamples", "DenseExamples", "Row", "allowed_documents", "make_sampler"]
 
@@ -62,6 +63,7 @@ def _topics(table: TrainingTable, block: Any, batch_size: int, seed: int, part: 
 _SAMPLERS: dict[type[Block], Callable[[TrainingTable, Any, int, int, int], Sampler]] = {
     RandomSampling: _shuffled,
     QuerySampling: _queries,
+    ListSampling: _queries,
     TopicSampling: _topics,
 }
 

@@ -74,9 +74,11 @@ class Source(Block):
         unknown_pairs: a line of it with an id that the split or the collection lacks is an error, or is left out.
         differing_scores: two scores of one (query, document) in it are an error, or are averaged.
         max_missing_scores: the largest share of documents that a teacher may have left unscored.
+        lists: a published file of permutations or, without a collection, of conversations, for listwise language models
+            instead of `runs` (see `list_table`).
         index: a dense index of this collection, for losses that search it while they train (ADORE).
         shuffle_judgments: a control: the judged documents are dealt out anew by this seed over all judgments, so that
-            what is learned then is not relevance.
+            what is learned then is not relevance. Of lists, each one's target order is shuffled.
     """
 
     split: str = "train"
@@ -86,6 +88,7 @@ class Source(Block):
     unknown_pairs: Literal["error", "count"] = "error"
     differing_scores: Literal["error", "mean"] = "error"
     max_missing_scores: float = Field(0.05, ge=0, le=1)
+    lists: str | None = None
     index: str | None = None
     shuffle_judgments: NonNegativeInt | None = None
 

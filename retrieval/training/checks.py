@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..losses.options import LOSSES
 from .blocks import TopicSampling
+from .list_checks import list_problems
 from .loss_checks import loss_problems
 from .methods import METHODS
 from .sparse_blocks import sparse_query_problems
@@ -21,7 +22,7 @@ def configuration_problems(config: TrainConfig) -> list[str]:
     """Everything that no single block can see, as messages."""
     problems: list[str] = []
     data = config.data
-    if (data.collection is None) == (not data.mixture):
+    if (data.collection is None) == (not data.mixture) and not (data.lists and not data.mixture):
         problems.append("data: give either `collection` or `mixture` (a list of collections with weights), not both")
     if data.mixture and data.runs.files():
         problems.append("data.runs: with a mixture, each of its collections has its own `runs`")
@@ -45,6 +46,7 @@ def configuration_problems(config: TrainConfig) -> list[str]:
         problems.append(f"loss: {alone[0]!r} stands alone, it cannot be summed with others")
     if alone and (config.mini_batch_size or config.matryoshka):
         problems.append(f"loss: {alone[0]!r} takes neither mini_batch_size nor matryoshka")
+    problems += list_problems(config)
     problems += _index_problems(config)
     problems += _curriculum_problems(config)
     problems += _sparse_problems(config)

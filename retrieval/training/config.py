@@ -40,6 +40,7 @@ from .blocks import (
     Sparse,
 )
 from .checks import configuration_problems
+from .list_blocks import Prompting
 from .methods import METHODS, Method
 from .schema import plain_message, unknown_keys
 from .sparse_blocks import Echo, Idf
@@ -69,6 +70,7 @@ class TrainConfig(Block):
         sparse: how vectors are made of a masked language model's logits; None is `Sparse()`. Sparse encoders only.
         idf: what queries are looked up in; None is `Idf()`. Method inference-free only.
         echo: how a causal language model encodes; None is `Echo()`. Method echo-splade only.
+        prompt: what a language model is asked; None is `Prompting()`. Rerankers that are language models only.
         trainer: sentence-transformers training arguments.
         output: the folder that the model is written to.
     """
@@ -90,6 +92,7 @@ class TrainConfig(Block):
     sparse: Sparse | None = None
     idf: Idf | None = None
     echo: Echo | None = None
+    prompt: Prompting | None = None
     evaluation: Evaluation | None = None
     trainer: dict[str, Any]
     output: str
@@ -106,6 +109,10 @@ class TrainConfig(Block):
     @property
     def idf_block(self) -> Idf:
         return self.idf or Idf()
+
+    @property
+    def prompt_block(self) -> Prompting:
+        return self.prompt or Prompting()
 
     @property
     def echo_block(self) -> Echo:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ...eval.collection import Collection
     from ...eval.run import Run
 
-__all__ = ["make_table", "open_table", "open_tables"]
+__all__ = ["collection_fingerprint", "make_table", "open_table", "open_tables"]
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 2
@@ -63,7 +63,7 @@ def open_table(part: Part) -> TrainingTable:
 
     collection = open_collection(part.collection)
     fingerprint = _digest(
-        _collection_fingerprint(collection, part.split),
+        collection_fingerprint(collection, part.split),
         f"{part.split} {part.positive_grade}",
         *([] if part.shuffle_judgments is None else [f"shuffled {part.shuffle_judgments}"]),
         *(f"{role} {Path(path).name} {sha256_file(path)}" for role, path in part.runs.files()),
@@ -101,7 +101,7 @@ def make_table(
     runs = runs or RoleRuns()
     named = [*((f"negatives {number}", run) for number, run in enumerate(runs.negatives)), *runs.scores().items()]
     fingerprint = _digest(
-        _collection_fingerprint(collection, split),
+        collection_fingerprint(collection, split),
         f"{split} {positive_grade}",
         *(f"{name} {_run_fingerprint(run)}" for name, run in named),
     )
@@ -198,7 +198,8 @@ def _strings_digest(strings: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _collection_fingerprint(collection: Collection, split: str) -> str:
+def collection_fingerprint(collection: Collection, split: str) -> str:
+    """Of documents, queries and judgments of a split."""
     queries, judgments = collection.queries(split), collection.judgments(split)
     return " ".join(
         (

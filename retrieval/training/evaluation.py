@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,13 +19,14 @@ from ...eval.run import Run
 from ...ids import Ids
 from ..encoders.adapters import as_encoder
 from ..encoders.sides import transformer_of
+from ..rerankers.base import Candidate, Request, Reranker
 from ..search import hits_to_run
 from .blocks import Evaluation, Lengths
 
 if TYPE_CHECKING:
     from ..mining.live import LiveIndex
 
-__all__ = ["DevEvaluator", "check_measure", "open_evaluator", "rerank_pairs", "search_exactly"]
+__all__ = ["DevEvaluator", "check_measure", "open_evaluator", "rerank_lists", "rerank_pairs", "search_exactly"]
 
 _DOCUMENT_BLOCK = 16_384
 _QUERY_BLOCK = 1024
@@ -36,12 +37,13 @@ class DevEvaluator(BaseEvaluator):
 
     Args:
         block: the configuration's `evaluation`.
-        family: "bi-encoder", "sparse-encoder" or "cross-encoder".
+        family: "bi-encoder", "sparse-encoder", "cross-encoder" or "language-model".
         lengths: most tokens of queries and documents.
 
     Attributes:
         indexes: frozen indexes that the model's queries may search (`LiveIndex`); one of this collection saves encoding
             its documents at every evaluation.
+        make_reranker: the reranker over a language model in training.
 
     Raises:
         DataError: the candidates' run has documents that the collection lacks.
@@ -54,6 +56,7 @@ class DevEvaluator(BaseEvaluator):
         self.collection = open_collection(block.collection)
         self.queries = self.collection.queries(block.split)
         self.indexes: Sequence[LiveIndex] = ()
+        self.make_reranker: Callable[[Any], Reranker] | None = None
         self.candidates = None if block.run is None else _candidates(block, self.collection, self.queries)
 
     def __call__(
@@ -78,6 +81,9 @@ class DevEvaluator(BaseEvaluator):
         if self.family == "cross-encoder":
             assert self.candidates is not None  # the configuration check asks for a run
             return rerank_pairs(model, self.candidates, self.queries, self.collection, self.block.batch_size)
+        if self.family == "language-model":
+            assert self.candidates is not None and self.make_reranker is not None
+            return rerank_lists(self.make_reranker(model), self.candidates, self.queries, self.collection)
         query_length = self.lengths.query if transformer_of(model, "query") else None  # a bag of words cuts itself
         encoder: Any = as_encoder(model, query_length=query_length, document_length=self.lengths.document)
         if self.candidates is not None:
@@ -177,6 +183,21 @@ def rerank_pairs(model: Any, candidates: Run, queries: Queries, collection: Coll
                 pairs, batch_size=batch_size, activation_fn=identity, show_progress_bar=False, convert_to_numpy=True
             )
     return candidates.replace(scores=scores, columns={}, tag="dev")
+
+
+def rerank_lists(reranker: Reranker, candidates: Run, queries: Queries, collection: Collection) -> Run:
+    """Each query's candidates in the reranker's order."""
+    rows = collection.documents.rows(candidates.vocabulary)
+
+    def requests() -> Iterator[Request]:
+        for entry, text in enumerate(queries.select(candidates.qids).texts):
+            codes = candidates.codes[int(candidates.offsets[entry]) : int(candidates.offsets[entry + 1])]
+            texts = collection.documents.texts(rows[codes])
+            found = zip(candidates.vocabulary.take(codes), texts, strict=True)
+            yield Request(candidates.qids[entry], text, tuple(Candidate(*each) for each in found))
+
+    results = progress.track(reranker.rerank(requests()), "rerank the dev queries", len(candidates))
+    return Run.from_lists((each.qid, list(each.ids), each.scores) for each in results)
 
 
 def check_measure(measure: str) -> None:

@@ -12,6 +12,7 @@ from .collate import candidate_collator, dense_collator
 from .config import TrainConfig
 from .crop_examples import CropExamples, crop_collator, open_token_tables
 from .data import open_tables
+from .list_examples import ListExamples, list_collator, open_lists
 from .query_examples import QueryExamples, open_with_indexes
 
 __all__ = ["EXAMPLES", "ExampleKind"]
@@ -49,5 +50,6 @@ EXAMPLES: dict[str, ExampleKind] = {
     "crops": ExampleKind(open_token_tables, CropExamples, crop_collator),
     "queries": ExampleKind(open_with_indexes, QueryExamples, dense_collator),
     "cross-encoder": ExampleKind(_tables, CandidateExamples, candidate_collator),
+    "language-model": ExampleKind(open_lists, ListExamples, list_collator),
 }
 """By name; a method without one of its own has its family's."""

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ...errors import ConfigError
 from ...extras import require
@@ -40,6 +41,8 @@ def add_lora(model: nn.Module, block: Lora, *, checkpointing: bool = False) -> N
     """
     peft = require("peft", "peft", _PURPOSE)
     networks = [module.model for module in model.modules() if isinstance(module, Transformer)]
+    if isinstance(model, PreTrainedModel):
+        networks = [model]
     if not networks:
         raise ConfigError("lora: the model has no transformer to put adapters on")
     targets = list(block.target_modules) if isinstance(block.target_modules, tuple) else block.target_modules

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..losses.options import Family
 from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TopicSampling
+from .list_blocks import ListSampling
 
 __all__ = ["METHODS", "Method"]
 
@@ -191,6 +192,72 @@ METHODS: dict[str, Method] = {
                 "trainer": {"per_device_train_batch_size": 16, "learning_rate": 1e-4, "num_train_epochs": 1},
             },
             load="training.echo_models:load_echo_model",
+        ),
+        Method(
+            "first",
+            "language-model",
+            {
+                "prompt": {"wording": "rank-zephyr", "identifiers": "letters", "words": 300, "double_bos": True},
+                "loss": [{"name": "first"}],
+                "sampling": {"window": 20},
+                "trainer": {
+                    "per_device_train_batch_size": 2,
+                    "gradient_accumulation_steps": 16,  # on four devices: 128 lists a step
+                    "learning_rate": 5e-6,  # published with 8-bit AdamW: optim: adamw_bnb_8bit
+                    "weight_decay": 0.0,
+                    "lr_scheduler_type": "cosine",
+                    "warmup_steps": 50,
+                    "num_train_epochs": 3,
+                    "neftune_noise_alpha": 5.0,
+                    "bf16": True,
+                    "gradient_checkpointing": True,
+                },
+            },
+            sampling=ListSampling,
+        ),
+        Method(
+            "full-rank",
+            "language-model",
+            {
+                # 100 words as at inference; published training cut to 100 tokens, its inference to 100 words
+                "prompt": {"wording": "rank-zephyr", "identifiers": "numbers", "words": 100, "context": 32_768},
+                "loss": [{"name": "full-rank"}],
+                "sampling": {"window": 100},
+                "trainer": {
+                    "per_device_train_batch_size": 1,
+                    "gradient_accumulation_steps": 8,  # on four devices: 32 lists a step
+                    "learning_rate": 5e-6,
+                    "lr_scheduler_type": "cosine",
+                    "warmup_steps": 50,
+                    "num_train_epochs": 4,
+                    "neftune_noise_alpha": 5.0,
+                    "bf16": True,
+                    "gradient_checkpointing": True,
+                },
+            },
+            sampling=ListSampling,
+        ),
+        Method(
+            "rank-gpt",
+            "language-model",
+            {
+                "prompt": {"wording": "rank-zephyr", "identifiers": "numbers", "words": 300},
+                "loss": [{"name": "permutation"}],
+                "sampling": {"window": 20},
+                "trainer": {  # FIRST's, whose authors train their generative baseline so
+                    "per_device_train_batch_size": 2,
+                    "gradient_accumulation_steps": 16,
+                    "learning_rate": 5e-6,
+                    "weight_decay": 0.0,
+                    "lr_scheduler_type": "cosine",
+                    "warmup_steps": 50,
+                    "num_train_epochs": 3,
+                    "neftune_noise_alpha": 5.0,
+                    "bf16": True,
+                    "gradient_checkpointing": True,
+                },
+            },
+            sampling=ListSampling,
         ),
         Method(
             "tas-balanced",

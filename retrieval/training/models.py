@@ -159,10 +159,17 @@ def _load_sparse_encoder(config: TrainConfig) -> Any:
     return load_sparse_encoder(model_path(config), config)
 
 
+def _load_language_model(config: TrainConfig) -> Any:
+    from .language_models import load_language_model
+
+    return load_language_model(config)
+
+
 _LOADERS: dict[str, Callable[[TrainConfig], Any]] = {
     "bi-encoder": _load_bi_encoder,
     "sparse-encoder": _load_sparse_encoder,
     "cross-encoder": _load_cross_encoder,
+    "language-model": _load_language_model,
 }
 
 
@@ -170,6 +177,8 @@ def score(config: TrainConfig) -> dict[str, Any]:
     """What the model's scores are in this training."""
     if config.preset.family == "cross-encoder":
         return {"similarity": None, "scale": 1.0, "what": "raw logits"}
+    if config.preset.family == "language-model":
+        return {"similarity": None, "scale": 1.0, "what": "none: a list's order"}
     first = next((item for item in config.loss if isinstance(item, ScoredOptions)), None)
     if first is None:
         return {"similarity": None, "scale": 1.0, "what": "the model's own similarity"}

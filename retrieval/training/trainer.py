@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from sentence_transformers.sparse_encoder import SparseEncoderTrainingArguments
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from ...errors import ConfigError
 from ..losses.context import LossContext
@@ -27,6 +27,7 @@ from .blocks import Optimizer
 from .config import TrainConfig, load_config
 from .evaluation import open_evaluator
 from .kinds import EXAMPLES
+from .list_loop import LanguageModelLoop
 from .loops import BiEncoderTrainer, CrossEncoderLoop, Progress, SparseEncoderLoop
 from .models import finish_model, load_model, merge_adapters, score
 
@@ -37,6 +38,7 @@ _TRAINERS: dict[str, tuple[Any, Any]] = {
     "bi-encoder": (BiEncoderTrainer, SentenceTransformerTrainingArguments),
     "sparse-encoder": (SparseEncoderLoop, SparseEncoderTrainingArguments),
     "cross-encoder": (CrossEncoderLoop, CrossEncoderTrainingArguments),
+    "language-model": (LanguageModelLoop, TrainingArguments),
 }
 
 
@@ -74,7 +76,7 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
     output = Path(config.output)
     if arguments.process_index == 0:
         finish_model(trainer.model, config).save_pretrained(str(output))
-        if hasattr(trainer.loss, "save_beside"):  # a second model that the method trains
+        if hasattr(trainer.loss, "save_beside"):  # a second model that the method trains, or a tokenizer
             merge_adapters(trainer.loss, config)
             trainer.loss.save_beside(output)
         record.finish(config, _results(trainer))
@@ -141,6 +143,7 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: Sequence[Any], ev
     loss = make_loss(config.preset.family, config.loss, context, mini_batch_size=config.mini_batch_size)
     if evaluator is not None:
         evaluator.indexes = getattr(loss, "indexes", ())
+        evaluator.make_reranker = getattr(loss, "make_reranker", None)
     weights = [part.weight for part in config.data.parts()]
     sampler = make_sampler(
         tables,

@@ -1,0 +1,83 @@
+"""What a configuration of a listwise language model needs, and what it cannot have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import nearest
+from .list_blocks import ListSampling
+
+if TYPE_CHECKING:
+    from .blocks import Source
+    from .config import TrainConfig
+
+__all__ = ["list_problems"]
+
+_LETTERS = 26
+_OTHERS = (
+    *("mini_batch_size", "matryoshka", "curriculum", "attention", "pooling"),
+    *("drop_normalisation", "sparse", "idf", "echo"),
+)
+
+
+def list_problems(config: TrainConfig) -> list[str]:
+    """Messages; none for the other kinds of model."""
+    if config.preset.family != "language-model":
+        problems = [
+            f"data.lists: is for listwise language models; method {config.method!r} trains none"
+            for part in (config.data, *config.data.mixture)
+            if part.lists is not None
+        ]
+        wrong = config.prompt is not None and config.method != "yes-no"
+        return problems + ([f"prompt: is for language models; method {config.method!r} asks none"] if wrong else [])
+    problems = [
+        f"{name}: is not for listwise language models; leave it out" for name in _OTHERS if getattr(config, name)
+    ]
+    if config.lengths.query or config.lengths.document:
+        problems.append("lengths: a prompt's documents are cut by prompt.words or prompt.tokens; leave lengths out")
+    if config.evaluation and not config.evaluation.run:
+        problems.append("evaluation.run: a reranker needs candidates; give the run that holds them")
+    lone = config.data.lists is not None and config.data.collection is None
+    for part in (config.data,) if lone else config.data.parts():
+        problems += _data_problems(part, lone=lone)
+    return problems + _prompt_problems(config)
+
+
+def _data_problems(part: Source, *, lone: bool) -> list[str]:
+    problems = [
+        f"data.{name}: listwise language models read lists; leave it out"
+        for name in ("pairs", "index")
+        if getattr(part, name) is not None
+    ]
+    if part.lists is not None:
+        if not Path(part.lists).is_file():
+            problems.append(f"data.lists: there is no file {part.lists}")
+        if part.runs.files():
+            problems.append("data.runs: data.lists has candidates and their order; leave runs out")
+        if lone and part.shuffle_judgments is not None:
+            problems.append("data.shuffle_judgments: a file of conversations is taken as it is; leave it out")
+        return problems
+    if part.runs.first_stage is None:
+        problems.append("data.runs.first_stage: required: the candidates, in the order in which the model sees them")
+    if part.runs.negatives:
+        problems.append("data.runs.negatives: the candidates are data.runs.first_stage; leave it out")
+    if len(part.runs.teachers) + (part.runs.labels is not None) > 1:
+        problems.append("data.runs: a list has one target order: give labels, or one teacher, or neither (judgments)")
+    return problems
+
+
+def _prompt_problems(config: TrainConfig) -> list[str]:
+    from ..rerankers.prompts import LIST_PROMPTS
+
+    block, sampling = config.prompt_block, config.sampling
+    problems: list[str] = []
+    if block.wording not in LIST_PROMPTS:
+        known = ", ".join(LIST_PROMPTS)
+        problems.append(f"prompt.wording: no listwise prompt {block.wording!r}{nearest(block.wording, LIST_PROMPTS)}; "
+                        f"there are {known}")  # fmt: skip
+    if isinstance(sampling, ListSampling) and block.identifiers == "letters" and sampling.window > _LETTERS:
+        problems.append(f"sampling.window: {_LETTERS} letters cannot name {sampling.window} documents; take numbers")
+    if any(loss.name == "full-rank" for loss in config.loss) and block.identifiers != "numbers":
+        problems.append("prompt.identifiers: the full-rank reranker writes numbers")
+    return problems
