@@ -20,7 +20,7 @@ import torch
 from search import compare, report  # the neighbour, found because it lies beside this script
 
 from rtk.ids import Ids
-from rtk.indexes import TorchIndex, VectorShards
+from rtk.indexes import Placement, TorchIndex, VectorShards
 
 _BLOCK = 1 << 18
 _COPIED = 4 << 30  # bytes: far beyond any cache
@@ -54,7 +54,7 @@ def on_gpu(options: argparse.Namespace) -> None:
         VectorShards([random_half(options.documents, options.dimension, device)], "float16"),
         Ids(map(str, range(options.documents))),
         similarity="cosine",
-        device=options.device,
+        placement=Placement(options.device),
     )
     queries = torch.randn(options.queries, options.dimension, device=device)
     taken = timed(lambda: live.topk(queries, options.k), options.repeats)

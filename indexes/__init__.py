@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .plan import BackendSpec, BuildPlan, Executor
     from .registry import BACKENDS, Backend, open_index, parse_backend
     from .sparse import SparseShards, SparseShardWriter
-    from .torch_index import TorchIndex
+    from .torch_index import Placement, TorchIndex
     from .updating import append, delete
     from .vectors import Shard, ShardWriter, VectorShards, Writer, fixed_shards
 
@@ -39,7 +39,7 @@ _HOMES = {
     "plan": ("BackendSpec", "BuildPlan", "Executor"),
     "registry": ("BACKENDS", "Backend", "open_index", "parse_backend"),
     "sparse": ("SparseShardWriter", "SparseShards"),
-    "torch_index": ("TorchIndex",),
+    "torch_index": ("Placement", "TorchIndex"),
     "updating": ("append", "delete"),
     "vectors": ("Shard", "ShardWriter", "VectorShards", "Writer", "fixed_shards"),
 }
@@ -59,6 +59,7 @@ __all__ = [
     "LuceneIndex",
     "Manifest",
     "Options",
+    "Placement",
     "Shard",
     "ShardWriter",
     "SparseShardWriter",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from .registry import check_names
 from .topk import TopK, largest_norm
 from .vectors import Dtype, VectorShards, encode_dtype, normalised
 
-__all__ = ["TorchIndex"]
+__all__ = ["Placement", "TorchIndex"]
 
 _QUERIES = 256  # queries in one product
 _SCORES = 1 << 20  # scores of one product on the CPU: larger blocks meet fewer barriers between threads
@@ -27,6 +28,28 @@ _CUDA_BLOCK = 1 << 17  # rows that are copied there at a time
 _CUDA_SCORES = 1 << 29  # scores of one product over resident vectors: few kernels, and no copy of the vectors
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 Half = Literal["float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where vectors are searched, and how they are kept there.
+
+    Attributes:
+        device: where products run. On another device than the CPU the vectors are copied there once, in their stored
+            dtype, unless `resident` is false; then each search streams them.
+        block: rows in one product; None chooses by device. It bounds memory and does not change results.
+        resident: keep the vectors on the device.
+        precision: on another device than the CPU, resident vectors are kept as "float16" or "bfloat16" whatever they
+            are stored as: half the memory and the time, scores of rounded vectors. None keeps the stored type.
+    """
+
+    device: str = "cpu"
+    block: int | None = None
+    resident: bool = True
+    precision: Half | None = None
+
+    def __post_init__(self) -> None:
+        _check_block(self.block)
 
 
 class TorchIndex:
@@ -39,12 +62,7 @@ class TorchIndex:
         shards: the document vectors, already of unit length when `similarity` is "cosine".
         ids: row → document id.
         similarity: "cosine" also normalises queries.
-        device: where products run. On another device than the CPU the vectors are copied there once, in their stored
-            dtype, unless `resident` is false; then each search streams them.
-        block: rows in one product; None chooses by device. It bounds memory and does not change results.
-        resident: keep the vectors on the device.
-        precision: on another device than the CPU, resident vectors are kept as "float16" or "bfloat16" whatever they
-            are stored as: half the memory and the time, scores of rounded vectors. None keeps the stored type.
+        placement: device and memory.
         folder: where they came from.
         owner: kept alive as long as this index, where it owns the memory of `shards`.
     """
@@ -55,10 +73,7 @@ class TorchIndex:
         ids: Ids,
         *,
         similarity: Similarity = "dot",
-        device: str = "cpu",
-        block: int | None = None,
-        resident: bool = True,
-        precision: Half | None = None,
+        placement: Placement | None = None,
         folder: Path | None = None,
         owner: object = None,
     ) -> None:
@@ -66,13 +81,13 @@ class TorchIndex:
             raise ConfigError(f"{len(shards)} vectors for {len(ids)} document ids; expected one id for each vector")
         self.shards, self.ids, self.folder = shards, ids, folder
         self.similarity: Similarity = similarity
-        self.device, self._owner = torch.device(device), owner
-        self.block, self.resident = _check_block(block), resident
+        self.placement = placement or Placement()
+        self.device, self._owner = torch.device(self.placement.device), owner
         self._tensors = [_as_tensor(array) for array in shards.arrays]
         self._half = self.device.type != "cpu"  # there half precision is faster, on a CPU it is not
         self._starts = shards.starts[:-1].tolist()
-        if resident and self.device.type != "cpu":
-            self._tensors, self._starts = [_resident(self._tensors, self.device, precision)], [0]
+        if self.placement.resident and self.device.type != "cpu":
+            self._tensors, self._starts = [_resident(self._tensors, self.device, self.placement.precision)], [0]
         self._largest_norm: float | None = None
 
     @classmethod
@@ -90,7 +105,7 @@ class TorchIndex:
         table.refuse_duplicates("document")
         vectors = check_queries(vectors, None, "document vectors")
         stored = encode_dtype(normalised(vectors) if similarity == "cosine" else vectors, dtype)
-        return cls(VectorShards([stored], dtype), table, similarity=similarity, device=device)
+        return cls(VectorShards([stored], dtype), table, similarity=similarity, placement=Placement(device))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,9 +122,10 @@ class TorchIndex:
         """The same vectors searched on another device; this index itself where it is there already."""
         if torch.device(device) == self.device:
             return self
+        placement = replace(self.placement, device=str(device), precision=precision)
         return TorchIndex(
-            self.shards, self.ids, similarity=self.similarity, device=str(device), block=self.block,
-            resident=self.resident, precision=precision, folder=self.folder, owner=self._owner,
+            self.shards, self.ids, similarity=self.similarity, placement=placement, folder=self.folder,
+            owner=self._owner,
         )  # fmt: skip
 
     @property
@@ -173,7 +189,7 @@ class TorchIndex:
             scores (n, k) float32 and rows (n, k) int64 on this index's device, padded with -inf and -1.
         """
         check_names(options or {}, ("block",), "search options of the torch back-end")
-        block = _check_block((options or {}).get("block")) or self.block or self._suitable_block(len(queries))
+        block = _check_block((options or {}).get("block")) or self.placement.block or self._suitable_block(len(queries))
         queries = queries.detach().to(self.device, torch.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise ConfigError(f"queries have shape {tuple(queries.shape)}, expected (n, {self.dimension})")
@@ -211,7 +227,7 @@ class TorchIndex:
     def _suitable_block(self, queries: int) -> int:
         if self.device.type == "cpu":
             return _SCORES // max(16, min(queries, _QUERIES))
-        return _CUDA_SCORES // max(16, min(queries, _QUERIES)) if self.resident else _CUDA_BLOCK
+        return _CUDA_SCORES // max(16, min(queries, _QUERIES)) if self.placement.resident else _CUDA_BLOCK
 
     def _blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
         for first, tensor in zip(self._starts, self._tensors, strict=True):
@@ -258,9 +274,13 @@ def build_dense(folder: Path, vectors: VectorShards, ids: Ids, plan: BuildPlan) 
 
 
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> TorchIndex:
-    """Open for searching. Settings: `device`, `block`, `resident`, `precision` (see `TorchIndex`)."""
-    check_names(settings, ("device", "block", "resident", "precision"), "settings for opening a torch index")
+    """Open for searching. Settings: those of `Placement`."""
+    check_names(settings, tuple(asdict(Placement())), "settings for opening a torch index")
     shards = VectorShards.open(folder / "vectors", manifest.dtype or "float32")
     return TorchIndex(
-        shards, Ids.load(ids_file(folder)), similarity=manifest.similarity or "dot", folder=folder, **settings
+        shards,
+        Ids.load(ids_file(folder)),
+        similarity=manifest.similarity or "dot",
+        placement=Placement(**settings),
+        folder=folder,
     )

@@ -128,7 +128,7 @@ def open_live_index(
         table: the training table.
         model: the model in training (a SentenceTransformer); its document side must have made the index.
         name: what messages call the model.
-        precision: see `TorchIndex`.
+        precision: see `Placement`.
 
     Raises:
         ConfigError: no dense index, one that keeps compressed vectors only, or one of chunks.
