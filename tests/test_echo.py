@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from rtk.errors import ConfigError  # noqa: E402
 from rtk.retrieval.encoders import load_encoder  # noqa: E402
 from rtk.retrieval.encoders.bidirectional import attend_both_ways  # noqa: E402
-from rtk.retrieval.encoders.echo import EchoTransformer, load_echo, make_echo  # noqa: E402
+from rtk.retrieval.encoders.echo import EchoTransformer, make_echo  # noqa: E402
 from rtk.retrieval.encoders.echo_template import EchoTemplate  # noqa: E402
 from rtk.retrieval.encoders.pooled_head import largest_logits  # noqa: E402
 
@@ -260,12 +260,12 @@ def test_a_saved_encoder_loads_as_it_was(causal, tmp_path):
         document_length=3, query_length=2,
     )  # fmt: skip
     made.save_pretrained(str(tmp_path / "echo"), create_model_card=False)
-    for again in (load_echo(str(tmp_path / "echo"), device="cpu"), load_encoder(tmp_path / "echo", device="cpu").model):
-        assert isinstance(again[0], EchoTransformer)
-        assert again[0].get_config_dict() == made[0].get_config_dict()
-        for encode in ("encode_query", "encode_document"):
-            first = getattr(made, encode)(TEXTS, convert_to_sparse_tensor=False)
-            assert torch.equal(getattr(again, encode)(TEXTS, convert_to_sparse_tensor=False), first)
+    again = load_encoder(tmp_path / "echo", device="cpu").model
+    assert isinstance(again[0], EchoTransformer)
+    assert again[0].get_config_dict() == made[0].get_config_dict()
+    for encode in ("encode_query", "encode_document"):
+        first = getattr(made, encode)(TEXTS, convert_to_sparse_tensor=False)
+        assert torch.equal(getattr(again, encode)(TEXTS, convert_to_sparse_tensor=False), first)
 
 
 def test_the_encoder_and_its_identity(causal, tmp_path, echo):

@@ -22,7 +22,7 @@ from ...files import read_json
 from .echo_template import DEFAULT_TEMPLATES, EchoTemplate
 from .pooled_head import largest_logits
 
-__all__ = ["ECHO_MODULE", "Activation", "EchoTransformer", "is_echo", "load_echo", "make_echo"]
+__all__ = ["ECHO_MODULE", "Activation", "EchoTransformer", "is_echo", "make_echo"]
 
 Activation = Literal["relu", "log1p_relu"]
 _TEXT = {"text": {"method": "forward", "method_output_name": "logits"}}
@@ -167,25 +167,6 @@ def make_echo(model: str, *, device: str | None = None, check: bool = True, **se
     if check:
         _check_head(module)
     return SparseEncoder(modules=[module], similarity_fn_name="dot", device=device)
-
-
-def load_echo(
-    path: str, *, device: str | None = None, revision: str | None = None, trust_remote_code: bool = False
-) -> SparseEncoder:
-    """Load what was saved of `make_echo`'s, trained or not.
-
-    sentence-transformers itself loads no module class from outside without `trust_remote_code`.
-    """
-    module = EchoTransformer.load(path, revision=revision, trust_remote_code=trust_remote_code)
-    found = load_file_path(path, "config_sentence_transformers.json", revision=revision)
-    config = {} if found is None else read_json(found)
-    return SparseEncoder(
-        modules=[module],
-        device=device,
-        prompts=config.get("prompts"),
-        default_prompt_name=config.get("default_prompt_name"),
-        similarity_fn_name=config.get("similarity_fn_name") or "dot",
-    )
 
 
 def is_echo(path: str | Path, *, revision: str | None = None) -> bool:

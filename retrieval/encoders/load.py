@@ -19,9 +19,8 @@ from ...extras import EXTRAS
 from ...files import read_json
 from .adapters import DenseAdapter, MultiVectorAdapter, SparseAdapter, as_encoder
 from .batching import Batching
-from .echo import is_echo, load_echo
+from .own_modules import load_sparse
 from .sides import Task, transformer_of
-from .top_terms import load_sparse
 
 __all__ = [
     "MINILM",
@@ -200,13 +199,6 @@ def _load_model(path: str, source: EncoderSource) -> Any:
     """The sentence-transformers model, in its saved precision."""
     _refuse_missing_folder(path)
     try:
-        if is_echo(path, revision=source.revision):
-            return load_echo(
-                path,
-                device=source.device,
-                revision=source.revision,
-                trust_remote_code=source.trust_remote_code,
-            )
         kind = _model_type(path, source.revision)
         if kind not in _CLASSES:
             raise ConfigError(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
-__all__ = ["MODULE_CLASSES", "TopTerms", "load_sparse", "prune"]
+__all__ = ["TopTerms", "prune"]
 
 
 def prune(weights: Tensor, *, top: int | None = None, ratio: float | None = None) -> Tensor:
@@ -36,7 +34,7 @@ class TopTerms(Module):
     """`prune` as the last module of a side.
 
     sentence-transformers has one number for both sides (max_active_dims) and none for training; a model with this
-    module is loaded by `load_sparse`.
+    module is loaded by `own_modules.load_sparse`.
     """
 
     config_keys = ["top", "ratio"]  # noqa: RUF012
@@ -51,16 +49,3 @@ class TopTerms(Module):
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         self.save_config(output_path)
-
-
-MODULE_CLASSES: dict[str, type[torch.nn.Module]] = {f"{TopTerms.__module__}.{TopTerms.__qualname__}": TopTerms}
-"""Modules of ours that stand in `modules.json`, by the name there."""
-
-
-def load_sparse(path: str, **settings: Any) -> SparseEncoder:
-    """A SparseEncoder whose modules are stock ones, or of `MODULE_CLASSES`; `settings` go to its constructor.
-
-    sentence-transformers itself imports no class from outside without `trust_remote_code`, which would also trust the
-    model's own code.
-    """
-    return SparseEncoder._load_with_module_classes(path, MODULE_CLASSES, **settings)

@@ -12,6 +12,7 @@ from ..encoders.bidirectional import attend_both_ways
 from ..encoders.echo import is_echo, make_echo
 from .config import TrainConfig
 from .sparse_blocks import Echo
+from .sparse_models import shape_encoder
 
 __all__ = ["load_echo_model"]
 
@@ -40,7 +41,9 @@ def load_echo_model(path: str, config: TrainConfig) -> SparseEncoder:
     settings = {**own, **{name: value for name, value in given.items() if value is not None}}
     settings["templates"] = {**own.get("templates", {}), **templates}
     model = make_echo(path, head_chunk=block.head_chunk, **settings)
-    return attend_both_ways(model) if config.attention == "bidirectional" else model  # type: ignore[return-value]
+    if config.attention == "bidirectional":
+        attend_both_ways(model)
+    return shape_encoder(model, config.sparse_block)
 
 
 def _own_settings(path: str) -> dict[str, Any]:

@@ -192,6 +192,7 @@ METHODS: dict[str, Method] = {
                 "trainer": {"per_device_train_batch_size": 16, "learning_rate": 1e-4, "num_train_epochs": 1},
             },
             load="training.echo_models:load_echo_model",
+            finish="training.sparse_models:stock_modules",
         ),
         Method(
             "first",

@@ -76,8 +76,11 @@ def sparse_query_problems(config: TrainConfig) -> list[str]:
     problems += [f"loss.{number}: 'idf-flops' goes with method inference-free" for number in weighted if not static]
     if static:
         problems += _static_problems(config, bool(weighted))
-    if echo and (config.sparse_block.query != "model" or config.sparse_block.expansion != "both"):
+    sparse = config.sparse_block
+    if echo and (sparse.query != "model" or sparse.expansion != "both"):
         problems.append("sparse.query, sparse.expansion: method 'echo-splade' encodes both sides; leave them out")
+    if echo and (sparse.pooling == "sum" or sparse.chunk):
+        problems.append("sparse.pooling, sparse.chunk: method 'echo-splade' takes the maximum; see echo.head_chunk")
     return problems
 
 

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from ...errors import ConfigError
 from ..encoders.inference_free import query_module
+from ..encoders.own_modules import load_sparse
 from ..encoders.sides import side_modules, transformer_of
-from ..encoders.top_terms import TopTerms, load_sparse
+from ..encoders.top_terms import TopTerms
 
 if TYPE_CHECKING:
     from .blocks import Sparse
