@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -138,10 +139,8 @@ _CHAT_TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="session")
-def chat_tokenizer() -> Any:
-    """A fast tokenizer that can write any text (bytes, with merges for common words; letters and digits are single
-    tokens), whose template has the markers `<|begin|>`, `<|head|>`, `<|/head|>` and `<|end|>` (the answer's end)."""
+def _chat_tokenizer(text: str, size: int) -> Any:
+    """A byte-level tokenizer trained on `text`, with the markers and the template above."""
     pytest.importorskip("transformers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -151,12 +150,12 @@ def chat_tokenizer() -> Any:
     backend.decoder = decoders.ByteLevel()
     specials = ["<|begin|>", "<|head|>", "<|/head|>", "<|end|>", "<|pad|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=500,
+        vocab_size=size,
         special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator([f"{_WORDS} user assistant system Query yes no true false"] * 3, trainer)
+    backend.train_from_iterator([text] * 3, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|begin|>",
@@ -166,6 +165,20 @@ def chat_tokenizer() -> Any:
         chat_template=_CHAT_TEMPLATE,
         model_max_length=2048,
     )
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer() -> Any:
+    """A fast tokenizer that can write any text (bytes, with merges for common words; letters and digits are single
+    tokens), whose template has the markers `<|begin|>`, `<|head|>`, `<|/head|>` and `<|end|>` (the answer's end)."""
+    return _chat_tokenizer(f"{_WORDS} user assistant system Query yes no true false", 500)
+
+
+@pytest.fixture(scope="session")
+def answer_tokenizer() -> Any:
+    """As `chat_tokenizer`, with single tokens for what rerankers are asked to answer: "Yes", "true", " A", …."""
+    letters = " ".join(string.ascii_uppercase)
+    return _chat_tokenizer(f"Yes\nNo\nyes\nno\ntrue\nfalse\nPassage {letters}\n{_WORDS}", 900)
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +207,104 @@ def tiny_llama(chat_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) ->
         LlamaForCausalLM(config).save_pretrained(folder)
     chat_tokenizer.save_pretrained(folder)
     return folder
+
+
+class OracleModel:
+    """A language model that knows: documents say "grade 7", and it answers as if it had read them.
+
+    Attributes:
+        tokenizer: of the prompts.
+        context_length: what it reads.
+        write: text → what it generates, in place of the right answer.
+        fail: called with the texts of every call before it is answered; may raise.
+        batches: how many prompts each call had.
+    """
+
+    def __init__(self, tokenizer: Any, *, context_length: int = 100_000, write: Any = None, fail: Any = None) -> None:
+        self.tokenizer, self.context_length, self.write, self.fail = tokenizer, context_length, write, fail
+        self.batches: list[int] = []
+        self.texts: list[str] = []
+        self.continued: list[tuple[str, str]] = []
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "oracle"}
+
+    def _read(self, prompts: Any) -> list[str]:
+        texts = [self.tokenizer.decode(prompt.ids) for prompt in prompts]
+        self.batches.append(len(texts))
+        self.texts += texts
+        if self.fail is not None:
+            self.fail(texts)
+        return texts
+
+    @staticmethod
+    def grades(text: str) -> dict[str, int]:
+        """Label → grade of the documents in a prompt; a document without a label is ""."""
+        labelled = re.findall(r'(?:\[|Passage |Document)([A-Z]|\d+)[\]:]:? "?grade (\d+)', text)
+        return {label: int(grade) for label, grade in labelled} or {
+            "": int((re.findall(r"grade (\d+)", text) or [0])[-1])
+        }
+
+    def next_token_logits(self, prompts: Any, tokens: Any, /) -> Any:
+        import numpy as np
+
+        from rtk.retrieval.rerankers.base import Usage
+        from rtk.retrieval.rerankers.language_model import Answers
+
+        labels = [self.tokenizer.decode([token]).strip() for token in tokens]
+        rows = []
+        for text in self._read(prompts):
+            known = self.grades(text)
+            relevant = {"Yes": known.get(""), "1": known.get(""), "true": known.get("")}
+            rows.append([float(known.get(label, relevant.get(label) or 0)) for label in labels])
+        values = np.asarray(rows, dtype=np.float32).reshape(len(prompts), len(labels))
+        return Answers(values, tuple(Usage(1, len(prompt)) for prompt in prompts))
+
+    def continuation_log_probs(self, prompts: Any, continuations: Any, /) -> Any:
+        import numpy as np
+
+        from rtk.retrieval.rerankers.base import Usage
+        from rtk.retrieval.rerankers.language_model import Answers
+
+        self.continued = [
+            (text, self.tokenizer.decode(list(ids)))
+            for text, ids in zip(self._read(prompts), continuations, strict=True)
+        ]
+        values = np.asarray([np.log(0.25) * len(ids) for ids in continuations])
+        return Answers(values, tuple(Usage(1, len(prompt)) for prompt in prompts))
+
+    def generate(self, prompts: Any, sampling: Any, /) -> Any:
+        from rtk.retrieval.rerankers.base import Usage
+        from rtk.retrieval.rerankers.language_model import Answers, Generation
+
+        said = []
+        for text in self._read(prompts):
+            answers = [self._answer(text, sample) for sample in range(sampling.samples)]
+            said.append([Generation(each, tuple(self.tokenizer.encode(each)), "stop") for each in answers])
+        usages = [
+            Usage(1, len(prompt), 0, sum(len(each.ids) for each in answers))
+            for prompt, answers in zip(prompts, said, strict=True)
+        ]
+        return Answers(said, tuple(usages))
+
+    def _answer(self, text: str, sample: int) -> str:
+        if self.write is not None:
+            return self.write(text, sample)
+        known = self.grades(text)
+        best = sorted(known, key=lambda label: -known[label])
+        if "<score>" in text:
+            return f"good\n<score>\n{known['']}\n</score>"
+        if "0~10" in text:
+            return f"<think>hm</think><answer>{known['']}</answer>"
+        if "<answer>" in text:
+            return f"<think>hm</think>\n<answer>[{best[0]}]</answer>"
+        return " > ".join(f"[{label}]" for label in best)
+
+
+@pytest.fixture
+def oracle_model(answer_tokenizer: Any) -> Callable[..., OracleModel]:
+    """`oracle_model(context_length=…, write=…, fail=…)`: a language model that orders documents by their grade."""
+    return lambda **settings: OracleModel(answer_tokenizer, **settings)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,9 @@ def command(
     run: Annotated[Path, typer.Argument(help="A run, or candidates with their texts (.jsonl).", show_default=False)],
     out: Out,
     model: Annotated[str, typer.Option("--model", "-m", help="A path, a hub id, or `minilm`.", show_default=False)],
-    reranker: Annotated[str, typer.Option("--reranker", "-r", help="cross-encoder or maxsim.")] = "cross-encoder",
+    reranker: Annotated[
+        str, typer.Option("--reranker", "-r", help="cross-encoder, maxsim, icr, first, rank-gpt, setwise, yes-no, …")
+    ] = "cross-encoder",
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", help="Where the texts are (not for candidates with texts).")
     ] = None,
@@ -88,6 +90,8 @@ def _counts(report: Any) -> dict[str, Any]:
         "failed": report.failed,
         "calls": report.usage.calls,
         "prompt_tokens": report.usage.prompt_tokens,
+        "cached_tokens": report.usage.cached_tokens,
+        "generated_tokens": report.usage.generated_tokens,
         "malformed": report.usage.malformed,
     }
 

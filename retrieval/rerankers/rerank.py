@@ -93,7 +93,9 @@ class RerankReport:
         said = [
             f"reranked {self.candidates} candidates of {self.queries} queries"
             + (f", {self.resumed} of them done before" if self.resumed else ""),
-            f"model calls: {self.usage.calls}, tokens read: {self.usage.prompt_tokens}",
+            f"model calls: {self.usage.calls}, tokens read: {self.usage.prompt_tokens}"
+            + (f", found computed: {self.usage.cached_tokens}" if self.usage.cached_tokens else "")
+            + (f", written: {self.usage.generated_tokens}" if self.usage.generated_tokens else ""),
         ]
         if self.added:
             said.append(f"judged positives added: {self.added}")
