@@ -31,6 +31,7 @@ WHOLE_LOSSES: dict[str, str] = {
     "cet": "coupled:make_cet",
     "first": "list_losses:make_first",
     "full-rank": "list_losses:make_full_rank",
+    "masked-lm": "masked_lm:make_masked_lm_loss",
     "moco": "momentum:make_moco",
     "permutation": "list_losses:make_permutation",
 }

@@ -313,6 +313,19 @@ class InBatchKLOptions(InBatchTeacherOptions):
     teacher_temperature: PositiveFloat | None = None
 
 
+class MaskedLmOptions(LossOptions):
+    """Masked-LM training.
+
+    Attributes:
+        parameters: train the "head" only (its decoder stays tied to the word embeddings, which stay), or "all".
+        active: at the end the head's bias is shifted so that documents have about so many terms above 0: where a sparse
+            encoder begins. The masked-LM loss is the same with any shift. None leaves the bias.
+    """
+
+    parameters: Literal["head", "all"] = "head"
+    active: PositiveInt | None = None
+
+
 class RegulariserOptions(LossOptions):
     """What keeps sparse vectors sparse (see `regularisation`).
 
@@ -432,6 +445,7 @@ LOSSES: dict[str, LossEntry] = {
     "pld": LossEntry(_ALL, PlackettLuceOptions, costs="query"),
     "dcd": LossEntry(_ALL, DynamicContrastiveOptions),
     "cet": LossEntry(("cross-encoder",), CetOptions, alone=True),
+    "masked-lm": LossEntry(("sparse-encoder",), MaskedLmOptions, alone=True),
     "first": LossEntry(("language-model",), FirstOptions, alone=True),
     "full-rank": LossEntry(("language-model",), LossOptions, alone=True),
     "permutation": LossEntry(("language-model",), LossOptions, alone=True),

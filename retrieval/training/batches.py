@@ -10,7 +10,7 @@ import numpy as np
 
 from ..sampling import BatchKey, Draw, MixtureSampler, Sampler, ShuffledSampler
 from ..sampling.shuffled import Shuffling
-from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TopicSampling
+from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TokenSampling, TopicSampling
 from .examples import TrainingTable
 from .list_blocks import ListSampling
 
@@ -32,6 +32,10 @@ def make_sampler(
         from .crop_examples import crop_sampler
 
         return cast("Sampler", crop_sampler(cast("Sequence[Any]", tables), block, batch_size, seed, weights))
+    if isinstance(block, TokenSampling):
+        whole = {"ratio_min": 1.0, "ratio_max": 1.0, "augmentation": "none"}
+        crops = CropSampling(chunk_length=block.chunk_length, across_documents=block.across_documents, **whole)
+        return make_sampler(tables, crops, batch_size=batch_size, seed=seed, weights=weights)
     samplers = [_SAMPLERS[type(block)](table, block, batch_size, seed, part) for part, table in enumerate(tables)]
     return samplers[0] if len(samplers) == 1 else MixtureSampler(samplers, weights, seed)
 

@@ -33,6 +33,7 @@ __all__ = [
     "Runs",
     "Source",
     "Sparse",
+    "TokenSampling",
     "TopicSampling",
 ]
 
@@ -207,6 +208,22 @@ class CropSampling(Block):
         if self.ratio_min > self.ratio_max:
             raise ValueError(f"ratio_min {self.ratio_min} is above ratio_max {self.ratio_max}")
         return self
+
+
+class TokenSampling(Block):
+    """Chunks of documents with hidden tokens, for masked-LM training.
+
+    Attributes:
+        chunk_length: tokens in a chunk, special ones not counted; chunks begin behind an offset that is drawn anew in
+            every epoch.
+        probability: that a token is asked for; of those 80% are masked, 10% become another, 10% stay.
+        across_documents: chunks run over the ends of documents; else a chunk is cut down to the document that holds
+            its middle.
+    """
+
+    chunk_length: PositiveInt = 126
+    probability: float = Field(0.15, gt=0, lt=1)
+    across_documents: bool = False
 
 
 class Matryoshka(Block):

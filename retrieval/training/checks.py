@@ -134,9 +134,12 @@ def _sparse_problems(config: TrainConfig) -> list[str]:
 def _crop_problems(config: TrainConfig) -> list[str]:
     """Pre-training on crops sees documents only."""
     problems: list[str] = []
-    crops = config.preset.examples == "crops"
+    examples = config.preset.examples
+    crops, masked = examples in ("crops", "masked-tokens"), examples == "masked-tokens"
     for number, item in enumerate(config.loss):
-        if crops and item.name not in ("moco", "infonce"):
+        if masked != (item.name == "masked-lm"):
+            problems.append(f"loss.{number}: {item.name!r} does not go with method {config.method!r}")
+        elif crops and not masked and item.name not in ("moco", "infonce"):
             problems.append(f"loss.{number}: {item.name!r} does not go with crops of documents: take moco or infonce")
         if item.name == "moco" and not crops:
             problems.append(f"loss.{number}: 'moco' goes with method contriever, whose pairs it is made for")
@@ -146,6 +149,8 @@ def _crop_problems(config: TrainConfig) -> list[str]:
         given = [name for name in ("pairs", "index", "shuffle_judgments") if getattr(part, name) is not None]
         given += ["runs"] if part.runs.files() else []
         problems += [f"data.{name}: this method reads documents only; leave it out" for name in given]
+    if masked and config.evaluation:
+        problems.append("evaluation: a masked language model is no retriever yet; its accuracy is logged")
     if config.lengths.query or config.lengths.document:
         problems.append("lengths: a crop's length follows from sampling.chunk_length and its ratios; leave lengths out")
     return problems

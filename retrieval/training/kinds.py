@@ -12,6 +12,7 @@ from .collate import candidate_collator, dense_collator
 from .config import TrainConfig
 from .crop_examples import CropExamples, crop_collator, open_token_tables
 from .data import open_tables
+from .masked_lm import MaskedExamples, masked_collator
 from .list_examples import ListExamples, list_collator, open_lists
 from .query_examples import QueryExamples, open_with_indexes
 
@@ -48,6 +49,7 @@ EXAMPLES: dict[str, ExampleKind] = {
     "bi-encoder": ExampleKind(_tables, DenseExamples, dense_collator),
     "sparse-encoder": ExampleKind(_tables, DenseExamples, dense_collator),
     "crops": ExampleKind(open_token_tables, CropExamples, crop_collator),
+    "masked-tokens": ExampleKind(open_token_tables, MaskedExamples, masked_collator),
     "queries": ExampleKind(open_with_indexes, QueryExamples, dense_collator),
     "cross-encoder": ExampleKind(_tables, CandidateExamples, candidate_collator),
     "language-model": ExampleKind(open_lists, ListExamples, list_collator),

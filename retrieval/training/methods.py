@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..losses.options import Family
-from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TopicSampling
+from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TokenSampling, TopicSampling
 from .list_blocks import ListSampling
 
 __all__ = ["METHODS", "Method"]
@@ -130,6 +130,24 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
+            "masked-lm",
+            "sparse-encoder",
+            {
+                "loss": [{"name": "masked-lm"}],
+                "trainer": {
+                    "per_device_train_batch_size": 32,
+                    "learning_rate": 5e-4,  # of a head alone; 5e-5 suits all parameters
+                    "weight_decay": 0.01,
+                    "warmup_steps": 0.05,
+                    "num_train_epochs": 1,
+                },
+            },
+            sampling=TokenSampling,
+            examples="masked-tokens",
+            load="training.masked_lm:load_masked_lm",
+            finish="training.masked_lm:save_as_sparse",
+        ),
+        Method(
             "splade",
             "sparse-encoder",
             {
@@ -149,6 +167,7 @@ METHODS: dict[str, Method] = {
                     "max_steps": 150_000,
                 },
             },
+            finish="training.sparse_models:stock_modules",
         ),
         Method(
             "inference-free",

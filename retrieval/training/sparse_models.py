@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .blocks import Sparse
     from .config import TrainConfig
 
-__all__ = ["check_masked_lm", "load_sparse_encoder", "shape_encoder", "stock_modules"]
+__all__ = ["check_masked_lm", "has_masked_lm", "load_sparse_encoder", "shape_encoder", "stock_modules"]
 
 _REMEDY = (
     "Take a checkpoint that was saved with its masked-LM head (…ForMaskedLM), or make one of this encoder: rtk train "
@@ -53,6 +54,16 @@ def _is_saved_encoder(path: str) -> bool:
     return (Path(path) / "modules.json").is_file()
 
 
+def has_masked_lm(path: str) -> bool:
+    """Whether a checkpoint was saved with a masked-LM head: a transformer's own, or a sparse encoder's."""
+    if _is_saved_encoder(path):
+        first = json.loads((Path(path) / "modules.json").read_text(encoding="utf-8"))[0]
+        settings = Path(path) / first["path"] / "sentence_bert_config.json"
+        found = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        return found.get("transformer_task") == "fill-mask"
+    return any(name.endswith("ForMaskedLM") for name in _architectures(path))
+
+
 def check_masked_lm(path: str) -> None:
     """Refuse a checkpoint without a trained masked-LM head, which would begin as random weights, or as none at all.
 
@@ -61,18 +72,21 @@ def check_masked_lm(path: str) -> None:
     Raises:
         ConfigError: says what is missing, and what to do.
     """
-    architectures = getattr(AutoConfig.from_pretrained(path), "architectures", None) or []
-    if not any(name.endswith("ForMaskedLM") for name in architectures):
+    if not has_masked_lm(path):
         raise ConfigError(
-            f"model: {path!r} is a {' + '.join(architectures) or 'model of unknown architecture'} without a masked-LM "
-            f"head, which gives the weights of the vocabulary's terms. {_REMEDY}"
+            f"model: {path!r} is a {' + '.join(_architectures(path)) or 'model of unknown architecture'} without a "
+            f"masked-LM head, which gives the weights of the vocabulary's terms. {_REMEDY}"
         )
     _, found = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True)
     if found["missing_keys"]:
         raise ConfigError(
-            f"model: {path!r} calls itself {architectures[0]}, but lacks weights of it: "
+            f"model: {path!r} calls itself {_architectures(path)[0]}, but lacks weights of it: "
             f"{', '.join(sorted(found['missing_keys'])[:8])}. They would begin at random. {_REMEDY}"
         )
+
+
+def _architectures(path: str) -> list[str]:
+    return list(getattr(AutoConfig.from_pretrained(path), "architectures", None) or [])
 
 
 def _check_modules(model: SparseEncoder, name: str) -> None:
