@@ -179,6 +179,28 @@ def test_the_preset_has_the_published_settings():
         load_config({**given, "sampling": {"negatives": 0}})
 
 
+@pytest.mark.parametrize("begins_as", ["the model", "another"])
+def test_the_heads_of_both_models_drop_out_as_asked_and_the_rest_as_before(config: dict[str, Any], begins_as: str):
+    """The published models drop .2 of the pooled vector; resumed, too, though no file says so."""
+    from torch import nn
+
+    from rtk.retrieval.losses.context import LossContext
+    from rtk.retrieval.losses.modules import make_loss
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.models import load_model
+
+    if begins_as == "another":
+        config["loss"][0]["selection_model"] = config["model"]
+    loaded = load_config({**config, "head_dropout": 0.3})
+    model = load_model(loaded)
+    loss = make_loss("cross-encoder", loaded.loss, LossContext(model, (), loaded))
+    for part in (model, loss.selection.encoder):
+        rates = {name: module.p for name, module in part.named_modules() if isinstance(module, nn.Dropout)}
+        head = {rate for name, rate in rates.items() if ".bert." not in name}
+        assert head == {0.3}
+        assert {rate for name, rate in rates.items() if ".bert." in name} == {0.1}
+
+
 def test_both_models_learn_are_logged_and_load(config: dict[str, Any]):
     from sentence_transformers import CrossEncoder
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...files import atomic_path, read_json, write_json
+from ..encoders.heads import set_head_dropout
 from .batch import Side
 from .modules import candidate_scores
 
@@ -154,11 +155,15 @@ def _encoder(options: CetOptions, context: LossContext) -> nn.Module | None:
 
     length = getattr(context.model, "max_seq_length", None)
     try:
-        return CrossEncoder(options.selection_model, num_labels=1, max_length=length)
+        model = CrossEncoder(options.selection_model, num_labels=1, max_length=length)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"loss cet: selection_model {options.selection_model!r} does not load as a CrossEncoder: {error}"
         ) from error
+    dropout = getattr(context.config, "head_dropout", None)
+    if dropout is not None:
+        set_head_dropout(model, dropout)
+    return model
 
 
 def _head(options: CetOptions, context: LossContext) -> FeatureHead | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from pydantic import NonNegativeInt, PositiveInt, SerializeAsAny, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, ValidationError
 
 from ...errors import ConfigError, DataError, nearest
 from ..losses.options import LOSSES, LossOptions
@@ -67,6 +67,7 @@ class TrainConfig(Block):
         pooling: how tokens become a vector, where it shall not be the model's own way (a plain transformer's is the
             mean). Bi-encoders only.
         drop_normalisation: take off a last module that normalises, for losses over free dot products. Bi-encoders only.
+        head_dropout: of a cross-encoder's head, where it shall not be the model's own. Cross-encoders only.
         sparse: how vectors are made of a masked language model's logits; None is `Sparse()`. Sparse encoders only.
         idf: what queries are looked up in; None is `Idf()`. Method inference-free only.
         echo: how a causal language model encodes; None is `Echo()`. Method echo-splade only.
@@ -89,6 +90,7 @@ class TrainConfig(Block):
     attention: Literal["bidirectional"] | None = None
     pooling: Literal["cls", "mean", "max", "lasttoken"] | None = None
     drop_normalisation: bool = False
+    head_dropout: float | None = Field(None, ge=0, lt=1)
     sparse: Sparse | None = None
     idf: Idf | None = None
     echo: Echo | None = None

@@ -148,9 +148,14 @@ def _load_cross_encoder(config: TrainConfig) -> CrossEncoder:
     lengths = config.lengths
     length = lengths.query + lengths.document if lengths.query and lengths.document else None
     try:
-        return CrossEncoder(model_path(config), num_labels=1, max_length=length)
+        model = CrossEncoder(model_path(config), num_labels=1, max_length=length)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a CrossEncoder: {error}") from error
+    if config.head_dropout is not None:
+        from ..encoders.heads import set_head_dropout
+
+        set_head_dropout(model, config.head_dropout)
+    return model
 
 
 def _load_sparse_encoder(config: TrainConfig) -> Any:
