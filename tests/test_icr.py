@@ -214,7 +214,7 @@ def test_several_queries_share_a_forward(model):
 def test_layers_and_heads_are_options(model):
     request = asked("heat", TEXTS)
     everything = IcrModel(
-        model, scoring=Scoring(layers=(0, 3), heads=tuple((l, h) for l in range(3) for h in range(4)))
+        model, scoring=Scoring(layers=(0, 3), heads=tuple((at, head) for at in range(3) for head in range(4)))
     )
     question = [WindowQuestion(request, tuple(range(len(TEXTS))))]
     whole = IcrModel(model).score(question)[0].value.attention

@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...errors import BackendError, ConfigError
 
-__all__ = ["ATTENTION", "Span", "Watch", "watched_forward"]
+__all__ = ["ATTENTION", "Span", "Watch", "own_attention", "watched_forward"]
 
 ATTENTION = "rtk_icr"
 """The name under which the attention function is registered."""
@@ -52,6 +52,12 @@ class Span:
     def length(self) -> int:
         return sum(stop - start for start, stop in self.keys)
 
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(K, S, d) → (K, length, d): only the prompt's positions."""
+        if len(self.keys) == 1:
+            return tensor[:, slice(*self.keys[0])]
+        return torch.cat([tensor[:, slice(*part)] for part in self.keys], dim=1)
+
 
 @dataclass(eq=False)
 class Watch:
@@ -73,27 +79,34 @@ class Watch:
     layers: dict[int, int] = field(default_factory=dict)
     window: int | None = None
 
-    def see(self, layer: int, query: torch.Tensor, key: torch.Tensor, rule: _Rule) -> None:
+    def see(self, layer: int, given: _Given, rule: _Rule) -> torch.Tensor | None:
         """Add a layer's weights.
 
         Args:
             layer: its number.
-            query: (B, H, L, d).
-            key: (B, K, S, d), K dividing H.
+            given: what the layer attends with.
             rule: how products become logits.
+
+        Returns:
+            (B, L, H, d) the layer's output, when every position that matters is watched: the weights are there already,
+            and SDPA need not compute them again. None otherwise.
         """
+        query, key, value = given.query, given.key, given.value
         self.layers[layer] = query.shape[1]
         if not self.sums:
             self.sums = [torch.zeros(span.length, dtype=torch.float32, device=query.device) for span in self.spans]
         heads = torch.ones(query.shape[1]) if self.heads is None else self.heads[layer]
-        if bool((heads != 0).any()):
+        last, whole = layer == self.last, all(span.rows[0] == 0 for span in self.spans)
+        made = query.new_zeros((query.shape[0], query.shape[2], query.shape[1], value.shape[-1])) if whole else None
+        if made is not None or bool((heads != 0).any()):
             heads = heads.to(query.device, torch.float32)
             for row, span in enumerate(self.spans):
-                rows = query[row, :, slice(*span.rows)].float()
-                keys = torch.cat([key[row, :, slice(*part)] for part in span.keys], dim=1).float()
-                self.sums[row] += _weights(rows, keys, heads, rule)
-        if layer == self.last:
+                some = _Given(query[row, :, slice(*span.rows)], span.of(key[row]), span.of(value[row]))
+                out = None if made is None or last else made[row, slice(*span.rows)]
+                self.sums[row] += _attend(some, heads, rule, out)
+        if last:
             raise _Enough
+        return made
 
     def end(self) -> None:
         """Check that everything asked for was seen.
@@ -127,29 +140,43 @@ class _Rule:
 _WATCH: ContextVar[Watch | None] = ContextVar("rtk_icr_watch", default=None)
 
 
-def _weights(query: torch.Tensor, key: torch.Tensor, heads: torch.Tensor, rule: _Rule) -> torch.Tensor:
-    """Σ_h heads_h Σ_m softmax(q_m · kᵀ) over the last rows of a causal sequence.
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """Queries (…, H, m, d), keys and values (…, K, n, d), K dividing H."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+def _attend(given: _Given, heads: torch.Tensor, rule: _Rule, out: torch.Tensor | None) -> torch.Tensor:
+    """Σ_h heads_h Σ_m softmax(q_m · kᵀ) over the last m rows of a causal sequence of n, in float32.
 
     Args:
-        query: (H, m, d) float32, the last m positions.
-        key: (K, n, d) float32.
+        given: of one prompt.
         heads: (H,).
         rule: how products become logits.
+        out: (m, H, d) receives the attention's output, unless it is None.
 
     Returns:
         (n,) float32.
     """
-    groups, rows, keys = query.shape[0] // key.shape[0], query.shape[1], key.shape[1]
-    query = query.reshape(key.shape[0], groups * rows, -1)
+    few, keys = given.key.shape[:2]
+    groups, rows = given.query.shape[0] // few, given.query.shape[1]
+    query = given.query.float().reshape(few, groups * rows, -1)
     ahead = torch.ones((rows, rows), dtype=torch.bool, device=query.device).triu_(1)
     total = torch.zeros(keys, dtype=torch.float32, device=query.device)
     step = max(1, _BLOCK // (groups * rows * keys))
-    for start in range(0, key.shape[0], step):
+    for start in range(0, few, step):
         some = slice(start, start + step)
-        logits = rule.logits(query[some], key[some])
+        logits = rule.logits(query[some], given.key[some].float())
         logits.view(-1, groups, rows, keys)[..., keys - rows :].masked_fill_(ahead, -torch.inf)
+        weights = logits.softmax(-1)
         share = heads[start * groups : (start + step) * groups].repeat_interleave(rows)
-        total += share @ logits.softmax(-1).view(-1, keys)
+        total += share @ weights.view(-1, keys)
+        if out is not None:
+            made = torch.matmul(weights, given.value[some].float()).view(-1, rows, given.value.shape[-1])
+            out[:, start * groups : start * groups + len(made)] = made.transpose(0, 1)
     return total
 
 
@@ -171,7 +198,10 @@ def _attention(
     rule = _Rule(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap)
     watch = _WATCH.get()
     if watch is not None:
-        watch.see(int(module.layer_idx), query, key, rule)  # pyright: ignore[reportArgumentType] - a plain number
+        layer = int(module.layer_idx)  # pyright: ignore[reportArgumentType] - a plain number
+        done = watch.see(layer, _Given(query, key, value), rule)
+        if done is not None:
+            return done, None
     if softcap is not None:
         return _capped(query, key, value, attention_mask, rule), None
     made, _ = sdpa_attention_forward(
@@ -227,8 +257,12 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _mask)
 
 
 @contextmanager
-def _with_attention(model: Any) -> Iterator[None]:
-    """Inside, the model attends through our function."""
+def own_attention(model: Any) -> Iterator[None]:
+    """Inside, the model attends through our function, which `watched_forward` needs.
+
+    Raises:
+        BackendError: the model does not take its attention from transformers' attention interface.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
     if model.config._attn_implementation != ATTENTION:
@@ -240,14 +274,14 @@ def _with_attention(model: Any) -> Iterator[None]:
 
 
 def watched_forward(model: Any, watch: Watch, **inputs: Any) -> None:
-    """Run the decoder body of `model` (never its head) under `watch`.
+    """Run the decoder body of `model` (never its head) under `watch`, inside `own_attention`.
 
     Raises:
         BackendError: not every layer that was expected was seen.
     """
     token = _WATCH.set(watch)
     try:
-        with _with_attention(model), torch.inference_mode():
+        with torch.inference_mode():
             model.get_decoder()(**inputs)
     except _Enough:
         pass

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError
-from .icr_attention import Span, Watch, watched_forward
+from .icr_attention import Span, Watch, own_attention, watched_forward
 from .icr_prompt import IcrPrompt
 
 __all__ = ["AttentionReader"]
@@ -37,7 +37,8 @@ class AttentionReader:
         self.model, self.pad = model, pad
         self.layers = int(model.config.get_text_config().num_hidden_layers)
         probe = Watch((Span((0, 2), ((0, 2),)),), last=self.layers - 1)
-        self._forward(probe, torch.tensor([[pad, pad]]))
+        with own_attention(model):
+            self._forward(probe, torch.tensor([[pad, pad]]))
         if len(set(probe.layers.values())) > 1:
             raise ConfigError("the model's layers have different numbers of heads, which ICR does not follow")
         self.heads, self.window = next(iter(probe.layers.values())), probe.window
@@ -72,16 +73,17 @@ class AttentionReader:
         Both are means over the asking positions of sums over layers and heads, float64, (length of the prompt,); the
         second is None without calibration. Equal prompts are read once, and their attention is equal.
         """
-        if not calibrate:
-            found, _ = self._whole([(prompt.real, prompt.start) for prompt in prompts])
-            return [(each, None) for each in found]
-        free, cache = self._whole([(prompt.free, prompt.start) for prompt in prompts])
-        real = dict(enumerate(free))
-        asking = [row for row, prompt in enumerate(prompts) if prompt.real != prompt.free]
-        if asking:
-            if len(asking) < len(prompts):
-                cache.batch_select_indices(torch.tensor(asking, device=self.device))
-            real |= zip(asking, self._rest([prompts[row] for row in asking], cache), strict=True)
+        with own_attention(self.model):
+            if not calibrate:
+                found, _ = self._whole([(prompt.real, prompt.start) for prompt in prompts])
+                return [(each, None) for each in found]
+            free, cache = self._whole([(prompt.free, prompt.start) for prompt in prompts])
+            real = dict(enumerate(free))
+            asking = [row for row, prompt in enumerate(prompts) if prompt.real != prompt.free]
+            if asking:
+                if len(asking) < len(prompts):
+                    cache.batch_select_indices(torch.tensor(asking, device=self.device))
+                real |= zip(asking, self._rest([prompts[row] for row in asking], cache), strict=True)
         return [(real[row], each) for row, each in enumerate(free)]
 
     def _whole(self, prompts: Sequence[tuple[tuple[int, ...], int]]) -> tuple[list[np.ndarray], Any]:
@@ -105,7 +107,7 @@ class AttentionReader:
         asking = [len(prompt.real) - prompt.start for prompt in prompts]
         watch = self._watch(
             [
-                Span((0, length), ((0, prompt.start), (width, width + length)))
+                Span((0, length), _joined((0, prompt.start), (width, width + length)))
                 for prompt, length in zip(prompts, asking, strict=True)
             ]
         )
@@ -129,6 +131,11 @@ class AttentionReader:
             name: value.to(self.device) if isinstance(value, torch.Tensor) else value for name, value in more.items()
         }
         watched_forward(self.model, watch, input_ids=given.to(self.device), **placed)
+
+
+def _joined(first: tuple[int, int], second: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Two ranges, as one where they touch."""
+    return ((first[0], second[1]),) if first[1] == second[0] else (first, second)
 
 
 def _means(watch: Watch) -> list[np.ndarray]:
