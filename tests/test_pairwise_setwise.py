@@ -82,9 +82,9 @@ def test_a_model_that_always_names_the_first_changes_nothing(sorting: Any) -> No
 
 
 def test_pairs_of_several_queries_share_calls() -> None:
-    model = Prefers(knows)
-    results = rerank_checked(PairwiseReranker(model, k=3), [graded(f"q{at}", 8, at) for at in range(4)])
-    alone = Prefers(knows)
+    requests = [graded(f"q{at}", 8, at) for at in range(4)]
+    model, alone = Prefers(knows), Prefers(knows)
+    results = rerank_checked(PairwiseReranker(model, k=3), requests)
     rerank_checked(
         PairwiseReranker(alone, k=3, effort=Effort(in_flight=1)), [graded(f"q{at}", 8, at) for at in range(4)]
     )

@@ -205,7 +205,7 @@ def test_query_likelihood_is_a_mean_or_a_sum(llama: Any) -> None:
         rerank_checked(QueryLikelihoodReranker(llama, reduction=how), [request])[0] for how in ("mean", "sum")
     )
     length = len(llama.tokenizer(request.query, add_special_tokens=False)["input_ids"])
-    np.testing.assert_allclose(mean.scores * length, total.scores, rtol=1e-5)
+    np.testing.assert_allclose(mean.scores * length, total.raw, rtol=1e-5)
     assert (mean.calibrated, total.calibrated) == (True, False)
     (failed,) = rerank_checked(QueryLikelihoodReranker(llama), [Request("e", "", request.candidates)])
     assert "no tokens whose likelihood" in str(failed.error)
@@ -218,9 +218,10 @@ def t5(answer_tokenizer: Any) -> Any:
 
     config = T5Config(
         vocab_size=len(answer_tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-        decoder_start_token_id=answer_tokenizer.pad_token_id, pad_token_id=answer_tokenizer.pad_token_id,
+        pad_token_id=answer_tokenizer.pad_token_id,
         eos_token_id=answer_tokenizer.eos_token_id, initializer_factor=5.0,
     )  # fmt: skip
+    config.decoder_start_token_id = answer_tokenizer.pad_token_id
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return load_language_model((T5ForConditionalGeneration(config), answer_tokenizer), context_length=128)
