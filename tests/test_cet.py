@@ -127,6 +127,7 @@ def config(beir_folder, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.M
         "method": "cet",
         "model": str(tiny_models / "cross_encoder"),
         "lengths": {"query": None, "document": None},
+        "head_dropout": None,
         "data": {
             "collection": str(folder),
             "runs": {"negatives": str(tmp_path / "negatives.run"), "first_stage": str(tmp_path / "bm25.run")},
@@ -171,6 +172,9 @@ def test_the_preset_has_the_published_settings():
         "selection_model": None, "selection_features": (),
     }  # fmt: skip
     assert (loaded.trainer["learning_rate"], loaded.trainer["warmup_steps"]) == (3e-6, 10_000)
+    assert loaded.head_dropout == 0.2
+    with pytest.raises(ConfigError, match="head_dropout: is of a cross-encoder's head"):
+        load_config({**given, "method": "contrastive", "head_dropout": 0.1})
     with pytest.raises(ConfigError, match="stands alone"):
         load_config({**given, "loss": ["cet", "listnet"]})
     with pytest.raises(ConfigError, match="needs selection_features"):

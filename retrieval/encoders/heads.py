@@ -21,7 +21,7 @@ def set_head_dropout(model: nn.Module, probability: float) -> None:
     networks: list[Any] = [module.model for module in model.modules() if isinstance(module, Transformer)]
     found = [dropout for network in networks for dropout in _head_dropouts(network)]
     if not found:
-        raise ConfigError("head_dropout: the model's head has no dropout that could be set; leave it out")
+        raise ConfigError("head_dropout: the model's head has no dropout that could be set; give head_dropout: null")
     for dropout in found:
         dropout.p = probability
 

@@ -96,6 +96,8 @@ def _model_problems(config: TrainConfig) -> list[str]:
             problems.append("pooling: is about vectors; a cross-encoder has its own head")
         if config.drop_normalisation:
             problems.append("drop_normalisation: is about vectors; a cross-encoder has none")
+    elif config.head_dropout is not None:
+        problems.append("head_dropout: is of a cross-encoder's head; leave it out")
     if config.preset.examples == "queries" and (config.attention or config.pooling or config.drop_normalisation):
         problems.append(
             "attention, pooling, drop_normalisation: the index was made by the model as it is; leave them out"

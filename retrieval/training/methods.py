@@ -116,6 +116,7 @@ METHODS: dict[str, Method] = {
             "cross-encoder",
             {
                 "lengths": {"query": 32, "document": 256},
+                "head_dropout": 0.2,
                 "loss": [{"name": "cet", "temperature": 10.0}],
                 "sampling": {"negatives": 1},
                 "trainer": {
