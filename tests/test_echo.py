@@ -339,3 +339,15 @@ def test_a_model_whose_logits_are_more_than_its_head_is_refused(causal, monkeypa
 def test_what_is_no_causal_model_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="causal language model"):
         make_echo(str(tmp_path / "nothing-here"))
+
+
+def test_an_index_of_it_is_searched(rtk, echo, beir_folder, tmp_path):
+    echo.save_pretrained(str(tmp_path / "echo"), create_model_card=False)
+    folder = beir_folder(corpus=[{"_id": str(n), "text": text} for n, text in enumerate(TEXTS[:3])], qrels={})
+    code, _, err = rtk(f"index {folder} --retriever {tmp_path / 'echo'} --out found --quiet")
+    assert code == 0, err
+    code, out, _ = rtk("search found -q 'wing flow' --json --quiet")
+    assert code == 0
+    encoder = load_encoder(tmp_path / "echo", device="cpu")
+    scores = (encoder.encode_query(["wing flow"]) @ encoder.encode_document(TEXTS[:3]).T).toarray()[0]
+    assert [hit["id"] for hit in json.loads(out)["documents"]] == [str(n) for n in (-scores).argsort()]

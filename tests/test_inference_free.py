@@ -194,3 +194,25 @@ def test_two_vocabularies_are_refused(model):
     model[0].sub_modules["query"][0] = query_module(toy_tokenizer(), np.ones(6))
     with pytest.raises(ConfigError, match="not one vocabulary"):
         as_encoder(model).encode_query(["the"])
+
+
+# --- from a collection to a ranking ---
+
+
+def test_an_index_of_it_is_searched_and_explained(rtk, model, beir_folder, tmp_path):
+    folder = beir_folder()
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    code, _, err = rtk(f"index {folder} --retriever {tmp_path / 'model'} --out found --quiet")
+    assert code == 0, err
+    encoder = load_encoder(tmp_path / "model", device="cpu")
+    texts = {"007": "Bond a spy with a number", "7": "the number seven"}
+    code, out, _ = rtk("search found -q 'number the' --json --quiet")
+    assert code == 0
+    hits = {hit["id"]: hit["score"] for hit in json.loads(out)["documents"]}
+    for name, text in texts.items():
+        expected = (encoder.encode_query(["number the"]) @ encoder.encode_document([text]).T)[0, 0]
+        assert hits[name] == pytest.approx(expected, rel=1e-5)
+        told = json.loads(rtk(f"explain found -q 'number the' --document-id {name} --json --quiet")[1])
+        assert told["score"] == pytest.approx(expected, rel=1e-5)
+    code, out, _ = rtk("search found -q '[UNK] [SEP]' --json --quiet")
+    assert (code, json.loads(out)["documents"]) == (0, [])
