@@ -85,3 +85,12 @@ def test_the_first_example_of_the_readme(collection, tiny_models, capsys):
     (block,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), flags=re.DOTALL)
     exec(block.replace('"minilm"', repr(str(tiny_models / "dense"))), {})
     assert "nDCG@10" in capsys.readouterr().out
+
+
+def test_language_model_rerankers(tiny_llama, capsys):
+    scope: dict[str, Any] = {"path": str(tiny_llama), "texts": ["a wing", "a list"]}
+    for block in blocks("language-model-rerankers.md"):
+        exec(block, scope)
+    assert scope["logits"].values.shape == (2, 2)
+    assert set(scope["result"].ids) == {"d1", "d2"}
+    assert "Usage(" in capsys.readouterr().out
