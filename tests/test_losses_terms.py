@@ -325,6 +325,21 @@ def test_margin_mse_learns_the_scale_of_cosines_and_leaves_dot_products_alone():
     assert not kind(name="margin-mse", learn_scale=False).learn_scale
 
 
+def test_each_term_that_learns_a_scale_has_its_own_and_tells_it():
+    columns, side = whole_batch()
+    options = [LOSSES[name].options(name=name, teacher="t") for name in ("margin-mse", "margin-mse", "kl")]
+    context = LossContext(torch.nn.Identity())
+    loss = InBatchLoss(torch.nn.Identity(), options, context)
+    scales = list(loss.parameters())
+    assert len(scales) == 2
+    scales[1].data += 1
+    loss.from_embeddings(columns, side)
+    told = context.metrics.take()
+    assert told["margin-mse-scale"] == pytest.approx(20)
+    assert told["margin-mse-1-scale"] == pytest.approx(20 * 2.718281828, rel=1e-5)
+    assert "kl-scale" not in told
+
+
 def test_a_teacher_that_is_not_there_is_named():
     table = SimpleNamespace(name="toy", scores={"labels": np.zeros(1), "bert": np.zeros(1)})
     options = LOSSES["kl"].options(name="kl", teacher="colbert")

@@ -49,6 +49,7 @@ class _TermLoss(nn.Module):
         curriculum = getattr(context.config, "curriculum", None)
         self.weights = None if curriculum is None else CurriculumWeights(curriculum, context)
         self.terms = tuple(terms)
+        self.log = context.log
         self.stateful = nn.ModuleList(term for term in terms if isinstance(term, nn.Module))
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -63,6 +64,9 @@ class _TermLoss(nn.Module):
             name = name if name not in result else f"{item.name}-{len(result)}{suffix}"
             value = term(batch).mean() if self.weights is None else self.weights.value(term, batch)
             result[name] = weight * item.weight * value
+            scorer = getattr(term, "scorer", None)
+            if scorer is not None and scorer.log_scale is not None:
+                self.log(f"{name}-scale", float(scorer.scale.detach()))
         return result
 
 

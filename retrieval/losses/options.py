@@ -51,7 +51,9 @@ class ScoredOptions(LossOptions):
     """A bi-encoder's scores: scale · similarity.
 
     `scale` (1 / temperature) is 20 for cosine and 1 for dot where it is None; with `learn_scale` it is where a trained
-    scale begins, which losses against a teacher's logits need when the model normalises its vectors.
+    scale begins, which losses against a teacher's logits need when the model normalises its vectors. Every term trains
+    a scale of its own: it says how wide the logits of that term's teacher are, which differ between teachers, and it
+    changes no order. Vectors that are not normalised have one scale for all terms: their lengths.
     """
 
     similarity: Literal["cosine", "dot"] = "cosine"
