@@ -41,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     "first": Family("first", "FirstReranker"),
     "full-rank": Family("generative", "FullRankReranker"),
     "graded": Family("pointwise_tokens", "GradedReranker"),
+    "icr": Family("icr", "IcrReranker"),
     "mono-t5": Family("pointwise_tokens", "MonoT5Reranker"),
     "prorank": Family("pointwise_tokens", "ProRankReranker"),
     "prp": Family("pairwise", "PrpReranker"),
@@ -68,14 +69,17 @@ class _Group:
 
 
 def _groups() -> dict[str, _Group]:
+    from .icr import Scoring, Wording
     from .setwise import SetSort
 
     return {
         "schedule": _Group(Schedule, {"kind": "schedule"}, "SCHEDULE"),
         "reading": _Group(Reading, {}, "READING"),
         "effort": _Group(Effort, {}, "EFFORT"),
+        "scoring": _Group(Scoring, {}, "SCORING"),
         "sort": _Group(SetSort, {}, "SORT"),
         "identifiers": _Group(Identifiers, {"kind": "identifiers"}, "IDENTIFIERS"),
+        "wording": _Group(Wording, {}, "WORDING"),
     }
 
 

@@ -12,7 +12,6 @@ from ...errors import BackendError, ConfigError, nearest
 from ...files import read_json
 from .base import Reranker
 from .families import FAMILIES, family_settings, load_family
-from .flat import field_names
 
 __all__ = ["RERANKERS", "load_reranker"]
 
@@ -88,10 +87,6 @@ def _settings(name: str) -> set[str]:
         return family_settings(name)
     from . import CrossEncoderReranker, MaxSimReranker, PredictReranker
 
-    if name == "icr":
-        from .icr import ICR_SETTINGS
-
-        return field_names(ICR_SETTINGS) | {"device", "dtype", "batch_tokens", "context_length", "name"}
     kinds = {"cross-encoder": CrossEncoderReranker, "maxsim": MaxSimReranker, "predict": PredictReranker}
     if name not in kinds:
         return set()
