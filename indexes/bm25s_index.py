@@ -132,7 +132,7 @@ def check_texts(queries: Sequence[str], k: int) -> None:
 
 
 @dataclass
-class _Collector:
+class Collector:
     """Term counts of documents as they stream by."""
 
     analyzer: EnglishAnalyzer
@@ -197,7 +197,7 @@ def build_lexical(
     settings = read_settings(plan.settings)
     analyzer = EnglishAnalyzer(settings["stemmer"])
     _say_need(len(ids), texts, analyzer)
-    collector = _Collector(analyzer)
+    collector = Collector(analyzer)
     with task("index", len(ids)) as advance:
         for start in range(0, len(ids), plan.shard_size):
             stop = min(start + plan.shard_size, len(ids))

@@ -22,7 +22,7 @@ from .exact_search import Batch, search_batch
 from .manifest import Manifest
 from .ordering import similar_first
 from .plan import BuildPlan
-from .registry import check_names
+from .registry import check_names, check_threads
 from .sparse import SparseShards, canonical
 
 __all__ = ["ExactIndex", "Work"]
@@ -64,7 +64,8 @@ class ExactIndex:
 
     def __init__(self, layout: Layout, ids: Ids, *, threads: int | None = None, folder: Path | None = None) -> None:
         self.layout, self.ids, self.folder = layout, ids, folder
-        self.threads = _check_threads(threads) or len(os.sched_getaffinity(0))
+        self._largest = layout.scale * 255
+        self.threads = check_threads({"threads": threads or len(os.sched_getaffinity(0))})
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,7 +102,7 @@ class ExactIndex:
             DataError: a weight that is negative or not finite; scores beyond what float32 holds.
         """
         check_names(options or {}, ("threads",), "search options of the exact back-end")
-        threads = _check_threads((options or {}).get("threads")) or self.threads
+        threads = check_threads({"threads": self.threads, **(options or {})})
         if k < 0:
             raise ConfigError(f"k is {k}, expected at least 0")
         checked = canonical(queries, self.dimension, "queries")
@@ -117,8 +118,8 @@ class ExactIndex:
         return positions
 
     def _refuse_overflow(self, queries: csr_matrix) -> None:
-        largest = np.asarray(queries.astype(np.float64) @ (self.layout.scale * 255)).ravel()
-        over = largest > np.finfo(np.float32).max
+        products = queries.data * self._largest[queries.indices]
+        over = np.bincount(_row_numbers(queries), weights=products) > np.finfo(np.float32).max
         if over.any():
             raise DataError(f"query {int(np.argmax(over))} has scores beyond {np.finfo(np.float32).max:.3g}, the "
                             "largest float32; scale its weights down")  # fmt: skip
@@ -149,10 +150,9 @@ class ExactIndex:
                 done.result()
 
 
-def _check_threads(threads: Any) -> int | None:
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ConfigError(f"threads is {threads!r}, expected a whole number of at least 1")
-    return threads
+def _row_numbers(matrix: csr_matrix) -> np.ndarray:
+    """The row of each stored value."""
+    return np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
 
 
 def build_sparse(folder: Path, vectors: SparseShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:

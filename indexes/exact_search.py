@@ -25,6 +25,7 @@ __all__ = ["Batch", "search_batch"]
 
 _UNITS = 1 << 29  # the greatest possible sum of a query, in whole units
 _BUCKETS = 1 << 10
+_SCORING = 200  # postings that can be added while one document is scored
 _FIRST = 32  # blocks that give the first k-th score; more for long lists
 
 
@@ -50,15 +51,47 @@ class Batch(NamedTuple):
     work: np.ndarray
 
 
+class Query(NamedTuple):
+    """One query, terms that can add most first.
+
+    Attributes:
+        terms: int64.
+        factors: int32; factor · level is at least what a posting of that level adds, in units.
+        unit: the score of one unit.
+    """
+
+    terms: np.ndarray
+    factors: np.ndarray
+    unit: float
+
+
+class Space(NamedTuple):
+    """What the queries of one thread share.
+
+    Attributes:
+        dense: (v,) float64, the query's weights by term; zero between queries.
+        bound: (blocks,) int32, slot: (blocks,) int32 or -1, alive: the blocks that have a slot, in order.
+        sums: (blocks · BLOCK,) int32, bounds of the documents in blocks that have a slot.
+        blocked: (documents,) whether a position must not be returned; false between queries.
+    """
+
+    dense: np.ndarray
+    bound: np.ndarray
+    slot: np.ndarray
+    alive: np.ndarray
+    sums: np.ndarray
+    blocked: np.ndarray
+
+
 @jit
 def search_batch(index: Layout, batch: Batch, first: int, last: int) -> None:
     """Search queries first:last and write their hits, in order."""
     documents = len(index.order)
     blocks = -(-documents // BLOCK)
-    dense = np.zeros(len(index.scale), np.float64)
-    bound = np.zeros(blocks, np.int32)
-    slot = np.empty(blocks, np.int32)
-    blocked = np.zeros(documents, np.bool_)
+    space = Space(
+        np.zeros(len(index.scale), np.float64), np.empty(blocks, np.int32), np.empty(blocks, np.int32),
+        np.empty(blocks, np.int32), np.empty(blocks * BLOCK, np.int32), np.zeros(documents, np.bool_),
+    )  # fmt: skip
     k = min(batch.rows.shape[1], documents)
     for number in range(first, last):
         begin, end = batch.bounds[number], batch.bounds[number + 1]
@@ -67,67 +100,73 @@ def search_batch(index: Layout, batch: Batch, first: int, last: int) -> None:
         terms, weights = batch.terms[begin:end], batch.weights[begin:end]
         left_out = batch.excluded[batch.excluded_bounds[number] : batch.excluded_bounds[number + 1]]
         for position in left_out:
-            blocked[position] = True
-        for at in range(len(terms)):
-            dense[terms[at]] = weights[at]
-        found = _search(index, terms, weights, dense, bound, slot, blocked,
-                        batch.rows[number, :k], batch.scores[number, :k], batch.work[number])  # fmt: skip
+            space.blocked[position] = True
+        space.dense[terms] = weights
+        found = _search(
+            index, _prepare(index, terms, weights), space,
+            batch.rows[number, :k], batch.scores[number, :k], batch.work[number],
+        )  # fmt: skip
         _sort(batch.rows[number, :found], batch.scores[number, :found])
-        dense[terms] = 0.0
+        space.dense[terms] = 0.0
         for position in left_out:
-            blocked[position] = False
+            space.blocked[position] = False
 
 
 @jit
 def _search(
-    index: Layout, terms: np.ndarray, weights: np.ndarray, dense: np.ndarray, bound: np.ndarray, slot: np.ndarray,
-    blocked: np.ndarray, rows: np.ndarray, scores: np.ndarray, work: np.ndarray,
+    index: Layout, query: Query, space: Space, rows: np.ndarray, scores: np.ndarray, work: np.ndarray
 ) -> int:  # fmt: skip
     """Fill a heap of the best documents of one query; how many there are."""
-    total = 0.0
-    for at in range(len(terms)):
-        total += weights[at] * index.scale[terms[at]] * 255.0
-    unit = total / _UNITS
-    factors = np.empty(len(terms), np.int32)
-    for at in range(len(terms)):
-        factors[at] = np.int32(weights[at] * index.scale[terms[at]] / unit) + 2  # rounded up, and one for rounding
-    _bound_blocks(index, terms, factors, bound)
-    for term in terms:
+    _bound_blocks(index, query, space.bound)
+    for term in query.terms:
         work[0] += index.entry_bounds[term + 1] - index.entry_bounds[term]
-    cut = _cut(bound, _FIRST + len(rows) // 4)
-    found = _read_blocks(index, terms, factors, unit, dense, bound, slot, blocked, cut, 1 << 31, rows, scores, 0, work)
-    least = _least(found, rows, scores, unit)
+    cut = _cut(space.bound, _FIRST + len(rows) // 4)
+    found = _read_blocks(index, query, space, cut, 1 << 31, rows, scores, 0, work)
+    least = _least(found, rows, scores, query.unit)
     if least < cut:
-        found = _read_blocks(index, terms, factors, unit, dense, bound, slot, blocked, least, cut, rows, scores, found,
-                             work)  # fmt: skip
+        found = _read_blocks(index, query, space, least, cut, rows, scores, found, work)
     return found
 
 
 @jit
-def _bound_blocks(index: Layout, terms: np.ndarray, factors: np.ndarray, bound: np.ndarray) -> None:
-    """Add up the upper bounds of all blocks."""
-    bound[:] = 0
+def _prepare(index: Layout, terms: np.ndarray, weights: np.ndarray) -> Query:
+    """Terms in order of what they can add to a score, greatest first, with whole factors."""
+    most = weights * index.scale[terms] * 255.0
+    order = np.argsort(-most)
+    unit = most.sum() / _UNITS
+    factors = np.empty(len(terms), np.int32)
     for at in range(len(terms)):
-        factor = factors[at]
-        for entry in range(index.entry_bounds[terms[at]], index.entry_bounds[terms[at] + 1]):
-            bound[index.entry_block[entry]] += factor * np.int32(index.entry_maximum[entry])
+        factors[at] = np.int32(most[order[at]] / 255.0 / unit) + 2  # rounded up, and one for rounding
+    return Query(terms[order], factors, unit)
 
 
 @jit
-def _cut(bound: np.ndarray, wanted: int) -> int:
-    """A bound that about `wanted` blocks reach; at least 1, so that blocks without a term of the query are left out."""
+def _bound_blocks(index: Layout, query: Query, bound: np.ndarray) -> None:
+    """Add up the upper bounds of all blocks."""
+    bound[:] = 0
+    for at in range(len(query.terms)):
+        factor, term = query.factors[at], query.terms[at]
+        for entry in range(np.uint64(index.entry_bounds[term]), np.uint64(index.entry_bounds[term + 1])):
+            bound[np.uint64(index.entry_block[entry])] += np.int32(factor * np.int32(index.entry_maximum[entry]))
+
+
+@jit
+def _cut(bounds: np.ndarray, wanted: int) -> int:
+    """A bound that about `wanted` of them reach; at least 1, so that what has no term of the query is left out."""
     highest = 0
-    for value in bound:
+    for value in bounds:
         highest = max(highest, value)
     counts = np.zeros(_BUCKETS + 1, np.int32)
-    width = highest // _BUCKETS + 1
-    for value in bound:
-        counts[value // width] += 1
+    shift = 0
+    while (highest >> shift) >= _BUCKETS:
+        shift += 1
+    for value in bounds:
+        counts[value >> shift] += 1
     reached = 0
     for bucket in range(_BUCKETS, 0, -1):
         reached += counts[bucket]
         if reached >= wanted:
-            return max(1, bucket * width)
+            return max(1, bucket << shift)
     return 1
 
 
@@ -146,71 +185,137 @@ def _least(found: int, rows: np.ndarray, scores: np.ndarray, unit: float) -> int
 
 @jit
 def _read_blocks(
-    index: Layout, terms: np.ndarray, factors: np.ndarray, unit: float, dense: np.ndarray, bound: np.ndarray,
-    slot: np.ndarray, blocked: np.ndarray, least: int, below: int, rows: np.ndarray, scores: np.ndarray, found: int,
-    work: np.ndarray,
+    index: Layout, query: Query, space: Space, above: int, below: int,
+    rows: np.ndarray, scores: np.ndarray, found: int, work: np.ndarray,
 ) -> int:  # fmt: skip
-    """Look for better documents in the blocks whose bound is at least `least` and under `below`."""
+    """Look for better documents in the blocks whose bound is at least `above` and under `below`."""
     alive = 0
-    for block in range(len(bound)):
-        slot[block] = -1
-        if least <= bound[block] < below:
-            slot[block] = alive
+    for block in range(len(space.bound)):
+        space.slot[block] = -1
+        if above <= space.bound[block] < below:
+            space.slot[block] = alive
+            space.alive[alive] = block
             alive += 1
-    sums = np.zeros(alive * BLOCK, np.int32)
+    sums = space.sums[: alive * BLOCK]
+    sums[:] = 0
     work[2] += alive
-    work[1] += _add_up(index, terms, factors, slot, sums)
+    least = _least(found, rows, scores, query.unit)
+    rest = _add_up(index, query, space.slot, sums, least, work)
+    keys = _candidates(sums, max(1, least - rest))
+    while len(keys):
+        lower = _cut(keys >> 32, 2 * len(rows)) << 32
+        some = np.sort(keys[keys >= lower])
+        found = _score_some(index, some, rest, query.unit, space, rows, scores, found, work)
+        keys = keys[(keys < lower) & (keys >> 32 >= _least(found, rows, scores, query.unit) - rest)]
+    return found
+
+
+@jit
+def _candidates(sums: np.ndarray, least: int) -> np.ndarray:
+    """The documents whose sum is at least `least`, as sum · 2³² + place."""
+    count = 0
+    keys = np.empty(256, np.int64)
+    for block in range(len(sums) // BLOCK):
+        part = sums[block * BLOCK : (block + 1) * BLOCK]
+        highest = np.int32(0)
+        for value in part:
+            highest = max(highest, value)
+        if highest < least:
+            continue
+        if count + BLOCK > len(keys):
+            wider = np.empty(2 * len(keys), np.int64)
+            wider[:count] = keys[:count]
+            keys = wider
+        for place in range(BLOCK):
+            if part[place] >= least:
+                keys[count] = (np.int64(part[place]) << 32) | (block * BLOCK + place)
+                count += 1
+    return keys[:count]
+
+
+@jit
+def _score_some(
+    index: Layout, some: np.ndarray, rest: int, unit: float, space: Space,
+    rows: np.ndarray, scores: np.ndarray, found: int, work: np.ndarray,
+) -> int:  # fmt: skip
+    """Score documents, the last of `some` first, until none of the others can be among the best."""
     least = _least(found, rows, scores, unit)
-    count = 0
-    for value in sums:
-        if value >= least:
-            count += 1
-    bounds = np.empty(count, np.int64)
-    count = 0
-    for block in range(len(bound)):
-        if slot[block] >= 0:
-            for place in range(BLOCK):
-                value = sums[slot[block] * BLOCK + place]
-                if value >= least:
-                    bounds[count] = (np.int64(value) << 32) | (block * BLOCK + place)
-                    count += 1
-    bounds.sort()
-    for at in range(count - 1, -1, -1):
-        if (bounds[at] >> 32) < least:
+    for at in range(len(some) - 1, -1, -1):
+        if (some[at] >> 32) + rest < least:
             break
-        position = bounds[at] & 0xFFFFFFFF
-        if not blocked[position]:
+        place = some[at] & 0xFFFFFFFF
+        position = space.alive[place // BLOCK] * BLOCK + place % BLOCK
+        if not space.blocked[position]:
             work[3] += 1
-            found = _offer(index.order[position], _score(index, position, dense), rows, scores, found)
+            found = _offer(index.order[position], _score(index, position, space.dense), rows, scores, found)
             least = _least(found, rows, scores, unit)
     return found
 
 
 @jit
-def _add_up(index: Layout, terms: np.ndarray, factors: np.ndarray, slot: np.ndarray, sums: np.ndarray) -> int:
-    """Add the bounds of all documents in the blocks that have a slot; how many postings that took."""
+def _add_up(index: Layout, query: Query, slot: np.ndarray, sums: np.ndarray, least: int, work: np.ndarray) -> int:
+    """Add the bounds of all documents in the blocks that have a slot, term by term.
+
+    It ends early when so few documents can still reach `least` that it is cheaper to score them.
+
+    Returns:
+        What the terms left out could add to any sum.
+    """
+    rest, postings = 0, 0
+    for at in range(len(query.terms)):
+        rest += query.factors[at] * 255
+        postings += index.posting_bounds[query.terms[at] + 1] - index.posting_bounds[query.terms[at]]
+    share = len(sums) / (len(slot) * BLOCK)  # of the postings lie in these blocks, about
+    checked = postings
+    for at in range(len(query.terms)):
+        term = query.terms[at]
+        work[1] += _add_term(index, term, query.factors[at], slot, sums)
+        rest -= query.factors[at] * 255
+        postings -= index.posting_bounds[term + 1] - index.posting_bounds[term]
+        if rest < least and postings < 0.9 * checked and postings * share > 0.25 * len(sums):
+            checked = postings
+            count = 0
+            for value in sums:
+                count += value >= least - rest
+            if count * _SCORING < postings * share:
+                return rest
+    return 0
+
+
+@jit
+def _add_term(index: Layout, term: int, factor: int, slot: np.ndarray, sums: np.ndarray) -> int:
+    """Add one term's bounds; how many postings that took. Unsigned indices spare a test for negative ones each."""
     read = 0
-    for at in range(len(terms)):
-        factor = factors[at]
-        posting = index.posting_bounds[terms[at]]
-        for entry in range(index.entry_bounds[terms[at]], index.entry_bounds[terms[at] + 1]):
-            after = posting + index.entry_count[entry]
-            place = slot[index.entry_block[entry]]
-            if place >= 0:
-                read += after - posting
-                for here in range(posting, after):
-                    sums[place * BLOCK + index.posting_place[here]] += factor * np.int32(index.posting_weight[here])
-            posting = after
+    posting = np.uint64(index.posting_bounds[term])
+    for entry in range(np.uint64(index.entry_bounds[term]), np.uint64(index.entry_bounds[term + 1])):
+        after = posting + np.uint64(index.entry_count[entry])
+        place = slot[np.uint64(index.entry_block[entry])]
+        if place >= 0:
+            read += index.entry_count[entry]
+            first = np.uint64(place) * np.uint64(BLOCK)
+            for here in range(posting, after):
+                sums[first + np.uint64(index.posting_place[here])] += np.int32(
+                    factor * np.int32(index.posting_weight[here])
+                )
+        posting = after
     return read
 
 
 @jit
 def _score(index: Layout, position: int, dense: np.ndarray) -> np.float32:
-    """The exact score of one document."""
-    total = 0.0
-    for at in range(index.bounds[position], index.bounds[position + 1]):
-        total += dense[index.terms[at]] * np.float64(index.weights[at])
-    return np.float32(total)
+    """The exact score of one document, in four sums, so that additions need not wait for one another."""
+    begin, end = np.uint64(index.bounds[position]), np.uint64(index.bounds[position + 1])
+    one = np.uint64(1)
+    even, odd, third, fourth = 0.0, 0.0, 0.0, 0.0
+    whole = begin + (end - begin) // np.uint64(4) * np.uint64(4)
+    for at in range(begin, whole, np.uint64(4)):
+        even += dense[np.uint64(index.terms[at])] * np.float64(index.weights[at])
+        odd += dense[np.uint64(index.terms[at + one])] * np.float64(index.weights[at + one])
+        third += dense[np.uint64(index.terms[at + np.uint64(2)])] * np.float64(index.weights[at + np.uint64(2)])
+        fourth += dense[np.uint64(index.terms[at + np.uint64(3)])] * np.float64(index.weights[at + np.uint64(3)])
+    for at in range(whole, end):
+        even += dense[np.uint64(index.terms[at])] * np.float64(index.weights[at])
+    return np.float32((even + odd) + (third + fourth))
 
 
 @jit

@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import shutil
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .lucene_index import java_list, json_writer, read_hits
 from .manifest import Manifest
 from .plan import BuildPlan
 from .quantiser import Quantiser
-from .registry import check_names
+from .registry import check_names, check_threads
 from .sparse import SparseShards, canonical
 
 __all__ = ["LuceneImpactIndex"]
@@ -43,7 +44,7 @@ LIMIT = 1 << 20
 """Whole weights in a document add up to its length, which Lucene counts in 31 bits."""
 _QUERIES = 500
 _DELIMITER = "|"
-_FIELD = "(Ljava/lang/String;Ljava/io/Reader;Lorg/apache/lucene/index/IndexableFieldType;)V"  # of five that fit
+_FIELD = "(Ljava/lang/String;Ljava/lang/CharSequence;Lorg/apache/lucene/index/IndexableFieldType;)V"  # of five that fit
 
 
 class LuceneImpactIndex:
@@ -134,12 +135,11 @@ _EMPTY_SAID = "documents have no weight that rounds to at least one; they are ne
 def _add_documents(target: Path, vectors: SparseShards, ids: Ids, quantiser: Quantiser) -> dict[str, int]:
     counts = {"clipped": 0, "empty": 0}
     with java_errors(f"indexing into {target}"):
-        writer = _index_writer(target)
-    make, field, text, store = (
-        autoclass(f"org.apache.lucene.document.{name}") for name in ("Document", "Field", "StringField", "Field$Store")
-    )
-    impacts, reader = _impact_field(), autoclass("java.io.StringReader")
-    tie, number = autoclass("org.apache.lucene.document.BinaryDocValuesField"), autoclass("org.apache.lucene.util.BytesRef")
+        writer, document, fields = _index_writer(target), autoclass("org.apache.lucene.document.Document")(), _fields()
+        for field in fields:
+            document.add(field)
+    name, row, impacts = fields
+    number = autoclass("org.apache.lucene.util.BytesRef")
     try:
         with task("index", len(ids)) as advance:
             for first, part in vectors.blocks():
@@ -147,11 +147,10 @@ def _add_documents(target: Path, vectors: SparseShards, ids: Ids, quantiser: Qua
                 counts["clipped"] += clipped
                 counts["empty"] += int((np.diff(whole.indptr) == 0).sum())
                 with java_errors(f"indexing documents from {first}"):
-                    for place, tokens in enumerate(_token_lines(whole)):
-                        document = make()
-                        document.add(text("id", ids[first + place], store.YES))
-                        document.add(tie("id", number(b"%010d" % (first + place))))
-                        document.add(field("contents", reader(tokens), impacts, signature=_FIELD))
+                    for at, tokens in enumerate(_token_lines(whole), start=first):
+                        name.setStringValue(ids[at])
+                        row.setBytesValue(number(b"%010d" % at))
+                        impacts.setStringValue(tokens)
                         writer.addDocument(document)
                 advance(len(whole.indptr) - 1)
     finally:
@@ -161,11 +160,27 @@ def _add_documents(target: Path, vectors: SparseShards, ids: Ids, quantiser: Qua
     return counts
 
 
+def _fields() -> tuple[Any, Any, Any]:
+    """Id, row and impacts: one document's, whose values change, since every new object is a call into Java."""
+    package = "org.apache.lucene.document"
+    kind = autoclass(f"{package}.FieldType")()
+    kind.setTokenized(True)
+    kind.setOmitNorms(True)
+    kind.setIndexOptions(autoclass("org.apache.lucene.index.IndexOptions").DOCS_AND_FREQS)  # no positions
+    kind.freeze()
+    text = autoclass("java.lang.String")("")
+    return (
+        autoclass(f"{package}.StringField")("id", "", autoclass(f"{package}.Field$Store").YES),
+        autoclass(f"{package}.BinaryDocValuesField")("id", autoclass("org.apache.lucene.util.BytesRef")(b"")),
+        autoclass(f"{package}.Field")("contents", text, kind, signature=_FIELD),
+    )
+
+
 def _token_lines(whole: csr_matrix) -> list[str]:
     """For each document its tokens with their weights, as Lucene's filter for term frequencies reads them."""
     pairs = [f"{term}{_DELIMITER}{weight}" for term, weight in zip(whole.indices, whole.data, strict=True)]
-    bounds = whole.indptr.tolist()
-    return [" ".join(pairs[a:b]) or f"{EMPTY}{_DELIMITER}1" for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    bounds: list[int] = whole.indptr.tolist()
+    return [" ".join(pairs[start:stop]) or f"{EMPTY}{_DELIMITER}1" for start, stop in pairwise(bounds)]
 
 
 def _index_writer(target: Path) -> Any:
@@ -184,22 +199,10 @@ def _index_writer(target: Path) -> Any:
     )
 
 
-def _impact_field() -> Any:
-    """Frequencies without positions, not stored."""
-    kind = autoclass("org.apache.lucene.document.FieldType")()
-    kind.setTokenized(True)
-    kind.setOmitNorms(True)
-    kind.setIndexOptions(autoclass("org.apache.lucene.index.IndexOptions").DOCS_AND_FREQS)
-    kind.freeze()
-    return kind
-
-
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> LuceneImpactIndex:
     """Open for searching. Settings: `threads` (default 1)."""
     check_names(settings, ("threads",), "settings for opening a lucene index")
-    threads = settings.get("threads", 1)
-    if not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"threads is {threads!r}, expected a whole number of at least 1")
+    threads = check_threads(settings)
     return LuceneImpactIndex(
         folder / "lucene",
         Ids.load(ids_file(folder)),

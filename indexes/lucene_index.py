@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..ids import Ids, ids_file
 from ..progress import task
 from .base import Hits, Options
@@ -25,7 +24,7 @@ from .dense import Exclude, check_exclude, ordered_hits
 from .java import autoclass, java_errors
 from .manifest import Manifest
 from .plan import BuildPlan
-from .registry import check_names
+from .registry import check_names, check_threads
 
 __all__ = ["LuceneIndex"]
 
@@ -177,9 +176,7 @@ def remove_documents(target: Path, names: Sequence[str]) -> None:
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> LuceneIndex:
     """Open for searching. Settings: `threads` (default 1)."""
     check_names(settings, ("threads",), "settings for opening a lucene index")
-    threads = settings.get("threads", 1)
-    if not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"threads is {threads!r}, expected a whole number of at least 1")
+    threads = check_threads(settings)
     return LuceneIndex(
         folder / "lucene",
         Ids.load(ids_file(folder)),

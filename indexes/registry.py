@@ -17,7 +17,16 @@ from .plan import BackendSpec
 if TYPE_CHECKING:
     from .shards import VectorKind
 
-__all__ = ["BACKENDS", "Backend", "check_names", "find_backend", "fitting", "open_index", "parse_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "check_names",
+    "check_threads",
+    "find_backend",
+    "fitting",
+    "open_index",
+    "parse_backend",
+]
 
 _OPENING_TRIES = 5
 
@@ -137,6 +146,14 @@ def _backend_of(manifest: Manifest, folder: Path) -> Backend:
             path=folder,
         )
     return backend
+
+
+def check_threads(settings: Mapping[str, Any]) -> int:
+    """The setting `threads`, 1 where it is not given."""
+    threads = settings.get("threads", 1)
+    if not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"threads is {threads!r}, expected a whole number of at least 1")
+    return threads
 
 
 def check_names(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:

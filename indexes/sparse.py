@@ -18,7 +18,8 @@ __all__ = ["SparseShardWriter", "SparseShards", "canonical"]
 
 
 def canonical(vectors: Any, vocabulary: int | None, what: str, *, first: int = 0) -> csr_matrix:
-    """Sparse vectors as CSR float32 with sorted terms, no duplicates and no stored zeros; the argument is not changed.
+    """Sparse vectors as CSR float32 with sorted terms, no duplicates and no stored zeros; the argument is not
+    changed, and is returned as it is where it fits.
 
     Args:
         vectors: a scipy sparse matrix or array (n, vocabulary).
@@ -38,7 +39,7 @@ def canonical(vectors: Any, vocabulary: int | None, what: str, *, first: int = 0
             f"{what} have {vectors.shape[1]} terms, but the index's vocabulary has {vocabulary}: they come from "
             "another encoder or tokenizer"
         )
-    matrix = csr_matrix(vectors, dtype=np.float32, copy=True)
+    matrix = csr_matrix(vectors, dtype=np.float32)
     bad = ~(matrix.data >= 0) | np.isinf(matrix.data)
     if bad.any():
         at = int(np.argmax(bad))
@@ -47,6 +48,9 @@ def canonical(vectors: Any, vocabulary: int | None, what: str, *, first: int = 0
             f"vector {first + row} of the {what} has the weight {matrix.data[at]} for term {int(matrix.indices[at])}; "
             "weights must be finite and not negative"
         )
+    if matrix.has_canonical_format and matrix.data.all():
+        return matrix
+    matrix = matrix.copy()
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix, load_npz
 
 from rtk.errors import BackendError, ConfigError, DataError, IndexMismatch, OutputExists
 from rtk.ids import Ids
@@ -23,9 +24,11 @@ from rtk.indexes import (
     BuildPlan,
     Shard,
     ShardWriter,
+    SparseShards,
     VectorShards,
     build_dense,
     build_lexical,
+    build_sparse,
     open_index,
     parse_backend,
     read_manifest,
@@ -35,10 +38,15 @@ from rtk.indexes.folder import lock
 COUNT, DIMENSION = 1000, 12
 IDS = Ids([f"d{row}" for row in range(COUNT)])
 VECTORS = np.random.default_rng(0).standard_normal((COUNT, DIMENSION)).astype(np.float32)
+SPARSE = ("exact",)
 
 
 def encode(start: int, stop: int) -> np.ndarray:
     return VECTORS[start:stop]
+
+
+def encode_sparse(start: int, stop: int) -> csr_matrix:
+    return csr_matrix(np.maximum(VECTORS[start:stop], 0))
 
 
 def plan(backend: str = "torch", **changes: Any) -> BuildPlan:
@@ -53,27 +61,29 @@ class InterruptedBuildError(Exception):
     """Stands for a process that ends."""
 
 
-def interrupted_after(shards: int) -> Any:
-    def run(start: int, stop: int) -> np.ndarray:
+def interrupted_after(shards: int, vectors: Any = encode) -> Any:
+    def run(start: int, stop: int) -> Any:
         if start >= 100 * shards:
             raise InterruptedBuildError
-        return encode(start, stop)
+        return vectors(start, stop)
 
     return run
 
 
-@pytest.mark.parametrize("backend", ["torch", "faiss:Flat", "faiss:IVF8,Flat"])
+@pytest.mark.parametrize("backend", ["torch", "faiss:Flat", "faiss:IVF8,Flat", "exact"])
 def test_resumed_equals_undisturbed_and_finished_shards_are_not_encoded_again(backend: str, tmp_path: Path) -> None:
-    build_dense(tmp_path / "whole", IDS, encode, plan=plan(backend))
+    build: Any = build_sparse if backend in SPARSE else build_dense
+    vectors: Any = encode_sparse if backend in SPARSE else encode
+    build(tmp_path / "whole", IDS, vectors, plan=plan(backend))
     with pytest.raises(InterruptedBuildError):
-        build_dense(tmp_path / "cut", IDS, interrupted_after(4), plan=plan(backend))
+        build(tmp_path / "cut", IDS, interrupted_after(4, vectors), plan=plan(backend))
     seen: list[int] = []
 
-    def rest(start: int, stop: int) -> np.ndarray:
+    def rest(start: int, stop: int) -> Any:
         seen.append(start)
-        return encode(start, stop)
+        return vectors(start, stop)
 
-    build_dense(tmp_path / "cut", IDS, rest, plan=plan(backend))
+    build(tmp_path / "cut", IDS, rest, plan=plan(backend))
     assert seen == list(range(400, 1000, 100))
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
@@ -265,11 +275,25 @@ def test_stored_dtypes_round_trip(dtype: str, tmp_path: Path) -> None:
     assert [start for start, _ in blocks][:3] == [0, 64, 100]
 
 
+def test_sparse_shards_are_mapped_and_scipy_reads_them(tmp_path: Path) -> None:
+    kept = plan("exact", keep_vectors=True)
+    build_sparse(tmp_path / "index", IDS, encode_sparse, plan=kept)
+    shards = SparseShards.open(tmp_path / "index" / "vectors")
+    assert len(shards) == COUNT
+    assert (load_npz(tmp_path / "index" / "vectors" / "00003.npz") != encode_sparse(300, 400)).nnz == 0
+    wanted = [999, 3, 120, 3]
+    assert (shards.rows(wanted) != encode_sparse(0, COUNT)[wanted]).nnz == 0
+    part = shards.parts[3]
+    assert isinstance(part.data.base, np.memmap) or isinstance(part.data.base.base, np.memmap)
+    assert part.data.ctypes.data % 64 == 0
+
+
 KILLED = """
 import sys, time
 import numpy as np
 from rtk.ids import Ids
-from rtk.indexes import BuildPlan, build_dense, build_lexical, parse_backend
+from scipy.sparse import csr_matrix
+from rtk.indexes import BuildPlan, build_dense, build_lexical, build_sparse, parse_backend
 backend, out = sys.argv[1:]
 ids = Ids([f"d{row}" for row in range(1000)])
 vectors = np.random.default_rng(0).standard_normal((1000, 12)).astype(np.float32)
@@ -283,6 +307,8 @@ def texts(start, stop):
     return [f"word{row} word{row % 7} common" for row in range(start, stop)]
 if backend in ("bm25s", "lucene"):
     build_lexical(out, ids, texts, plan=plan)
+elif backend == "exact":
+    build_sparse(out, ids, lambda start, stop: csr_matrix(np.maximum(encode(start, stop), 0)), plan=plan)
 else:
     build_dense(out, ids, encode, plan=plan)
 """
@@ -302,7 +328,7 @@ def run_and_kill(backend: str, out: Path, after: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["faiss:IVF8,Flat", "torch", "bm25s"])
+@pytest.mark.parametrize("backend", ["faiss:IVF8,Flat", "torch", "bm25s", "exact"])
 def test_kill_9_at_any_moment_and_run_again(backend: str, tmp_path: Path) -> None:
     def texts(start: int, stop: int) -> list[str]:
         return [f"word{row} word{row % 7} common" for row in range(start, stop)]
@@ -310,6 +336,8 @@ def test_kill_9_at_any_moment_and_run_again(backend: str, tmp_path: Path) -> Non
     def build(out: Path) -> None:
         if backend == "bm25s":
             build_lexical(out, IDS, texts, plan=plan(backend))
+        elif backend in SPARSE:
+            build_sparse(out, IDS, encode_sparse, plan=plan(backend))
         else:
             build_dense(out, IDS, encode, plan=plan(backend))
 

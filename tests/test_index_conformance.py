@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from rtk.errors import ConfigError, DataError
 from rtk.extras import available
 from rtk.ids import Ids
-from rtk.indexes import BuildPlan, Index, build_dense, build_lexical, open_index, parse_backend
+from rtk.indexes import BuildPlan, Index, build_dense, build_lexical, build_sparse, open_index, parse_backend
 
-LEXICAL = ("bm25s", "lucene")
-EXACT = ("torch", "torch-f16", "faiss:Flat", "bm25s", "lucene")
+LEXICAL = ("bm25s", "lucene", "exact-bm25")
+SPARSE = ("exact", "lucene-impact", "seismic")
+EXACT = ("torch", "torch-f16", "faiss:Flat", "bm25s", "lucene", "exact-bm25", "exact", "lucene-impact")
+NEEDS = {"lucene": "pyserini", "faiss": "faiss", "exact": "numba", "seismic": "seismic"}
 APPROXIMATE = {
     "faiss:IVF32,Flat": 0.9,
     "faiss:HNSW32": 0.95,
@@ -39,30 +42,59 @@ class Subject:
     def lexical(self) -> bool:
         return self.name in LEXICAL
 
+    @property
+    def sparse(self) -> bool:
+        return self.name in SPARSE
+
     def plan(self, **changes: Any) -> BuildPlan:
-        backend, _, half = self.name.partition("-")
-        return BuildPlan(parse_backend(backend), shard_size=5, dtype="float16" if half else "float32", **changes)
+        backend, _, variant = self.name.partition("-")
+        dtype = "float16" if variant == "f16" else "float32"
+        return BuildPlan(parse_backend(backend), shard_size=5, dtype=dtype, **changes)
 
     def documents(self, count: int) -> Any:
         if self.lexical:
             return [" ".join(WORDS[: 1 + row % len(WORDS)]) + f" only{row}" for row in range(count)]
+        if self.sparse:  # the first terms are words that documents share, the others are one document's own
+            weights = np.zeros((count, len(WORDS) + count), dtype=np.float32)
+            for row in range(count):
+                weights[row, : 1 + row % len(WORDS)] = 1 + row % 3
+                weights[row, len(WORDS) + row] = 2.5
+            return csr_matrix(weights)
         return np.random.default_rng(0).standard_normal((count, 8)).astype(np.float32)
 
     def build(self, out: Any, documents: Any, ids: Any, **changes: Any) -> Index:
-        build = build_lexical if self.lexical else build_dense
+        build = build_lexical if self.lexical else build_sparse if self.sparse else build_dense
         return build(out, Ids(ids), lambda start, stop: documents[start:stop], plan=self.plan(**changes))
 
     def queries(self, documents: Any, rows: list[int]) -> Any:
-        """Queries that find these rows first."""
-        return [f"only{row}" for row in rows] if self.lexical else documents[rows] * 100
+        """Queries that find these rows first; of lexical and sparse engines nothing else."""
+        if self.lexical:
+            return [f"only{row}" for row in rows]
+        return self.terms(documents, *([len(WORDS) + row] for row in rows)) if self.sparse else documents[rows] * 100
+
+    def terms(self, documents: Any, *queries: list[int]) -> csr_matrix:
+        """Sparse queries with these terms, each of weight one."""
+        weights = np.zeros((len(queries), documents.shape[1]), dtype=np.float32)
+        for number, terms in enumerate(queries):
+            weights[number, terms] = 1
+        return csr_matrix(weights)
+
+    def common(self, documents: Any, count: int) -> Any:
+        """Queries that find every document."""
+        if self.lexical:
+            return ["alpha"] * count
+        return self.terms(documents, *[[0]] * count) if self.sparse else documents[:count]
 
 
-@pytest.fixture(params=[*EXACT, "faiss:IVF2,Flat", "faiss:HNSW8"])
+def skip_without(name: str) -> None:
+    module = next((NEEDS[part] for part in NEEDS if name.startswith(part)), None)
+    if module is not None and not available(module):
+        pytest.skip(f"{module} is not installed")
+
+
+@pytest.fixture(params=[*EXACT, "seismic", "faiss:IVF2,Flat", "faiss:HNSW8"])
 def subject(request: pytest.FixtureRequest) -> Subject:
-    if request.param == "lucene" and not available("pyserini"):
-        pytest.skip("the lucene extra is not installed")
-    if request.param.startswith("faiss") and not available("faiss"):
-        pytest.skip("the cpu extra (faiss) is not installed")
+    skip_without(request.param)
     return Subject(request.param)
 
 
@@ -87,7 +119,7 @@ def test_query_order_is_kept(small: tuple[Subject, Index, Any]) -> None:
     alone = [index.search(queries[at : at + 1], 3).rows[0] for at in range(len(wanted))]
     together = index.search(queries, 3).rows
     np.testing.assert_array_equal(together, alone)
-    if subject.lexical:
+    if subject.lexical or subject.sparse:
         assert together[:, 0].tolist() == wanted
 
 
@@ -107,11 +139,15 @@ def test_shapes_types_and_padding_when_k_is_larger(small: tuple[Subject, Index, 
 
 
 def test_no_zero_score_fillers(small: tuple[Subject, Index, Any]) -> None:
-    subject, index, _ = small
-    if not subject.lexical:
+    subject, index, documents = small
+    if not (subject.lexical or subject.sparse):
         pytest.skip("a dense score of zero is a score like any other")
-    hits = index.search(["only3", "unheard", "", "the of and"], 8)
-    assert (hits.rows >= 0).sum(axis=1).tolist() == [1, 0, 0, 0]
+    if subject.lexical:
+        hits = index.search(["only3", "unheard", "", "the of and"], 8)
+        assert (hits.rows >= 0).sum(axis=1).tolist() == [1, 0, 0, 0]
+    else:
+        hits = index.search(subject.terms(documents, [len(WORDS) + 3], []), 8)
+        assert (hits.rows >= 0).sum(axis=1).tolist() == [1, 0]
 
 
 def test_no_queries_and_k_zero(small: tuple[Subject, Index, Any]) -> None:
@@ -134,7 +170,7 @@ def test_saved_is_loaded(small: tuple[Subject, Index, Any], tmp_path: Any) -> No
 
 def test_excluded_rows_do_not_return_and_lists_stay_long(small: tuple[Subject, Index, Any]) -> None:
     subject, index, documents = small
-    queries = ["alpha"] * 2 if subject.lexical else documents[:2]
+    queries = subject.common(documents, 2)
     plain = index.search(queries, 8)
     exclude = [plain.rows[0, :2].tolist(), []]
     hits = index.search(queries, 4, exclude=exclude)
@@ -156,29 +192,34 @@ def test_unknown_options_name_the_nearest(small: tuple[Subject, Index, Any]) -> 
 
 
 def test_empty_index(tmp_path: Any) -> None:
-    for name in ("torch", "faiss:Flat", "bm25s"):
+    for name in ("torch", "faiss:Flat", "bm25s", "exact-bm25", *SPARSE):
+        skip_without(name)
         subject = Subject(name)
-        index = subject.build(tmp_path / name.replace(":", ""), subject.documents(0), [])
-        hits = index.search(["alpha"] if subject.lexical else np.ones((1, 8), np.float32), 3)
+        documents = subject.documents(0)
+        index = subject.build(tmp_path / name.replace(":", ""), documents, [])
+        queries = np.ones((1, 8), np.float32) if name in ("torch", "faiss:Flat") else subject.common(documents, 1)
+        hits = index.search(queries, 3)
         assert hits.rows.tolist() == [[-1, -1, -1]]
 
 
-@pytest.mark.parametrize("name", ["torch", "faiss:Flat", "bm25s"])
+@pytest.mark.parametrize("name", ["torch", "faiss:Flat", "bm25s", "exact-bm25", "exact", "lucene-impact"])
 def test_exact_ties_go_to_the_lower_row(name: str, tmp_path: Any) -> None:
-    if name.startswith("faiss") and not available("faiss"):
-        pytest.skip("the cpu extra (faiss) is not installed")
+    skip_without(name)
     subject = Subject(name)
     count = 3000
     if subject.lexical:
         documents: Any = ["alpha beta"] * count
         queries: Any = ["alpha", "beta"] * 20
+    elif subject.sparse:
+        documents = csr_matrix(np.tile(np.float32([[0.5, 0, 0.25]]), (count, 1)))
+        queries = csr_matrix(np.tile(np.float32([[1, 1, 2]]), (40, 1)))
     else:
         documents = np.tile(np.random.default_rng(1).standard_normal((1, 24)).astype(np.float32), (count, 1))
         queries = np.random.default_rng(2).standard_normal((40, 24)).astype(np.float32)
     index = subject.build(tmp_path / "index", documents, [str(row) for row in range(count)])
     hits = index.search(queries, 7)
     assert (hits.rows == np.arange(7)).all()
-    hits = index.search(queries, 3, exclude=[[0, 2]] * len(queries))
+    hits = index.search(queries, 3, exclude=[[0, 2]] * 40)
     assert (hits.rows == [1, 3, 4]).all()
 
 
