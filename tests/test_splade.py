@@ -254,7 +254,8 @@ TEXTS = ["file cell", "wing heat of the", "gene"]
     ("sparse", "expands"),
     [
         ({}, ("query", "document")),
-        ({"pooling": "sum", "activation": "log1p_relu", "chunk": 2}, ("query", "document")),
+        ({"pooling": "sum", "activation": "log1p_relu"}, ("query", "document")),
+        ({"chunk": 2}, ("query", "document")),
         ({"query": "bag"}, ("document",)),
         ({"expansion": "document"}, ("document",)),
         ({"expansion": "query"}, ("query",)),
@@ -298,6 +299,33 @@ def test_vectors_do_not_depend_on_padding_or_on_their_neighbours(config: dict[st
     for row, text in enumerate(TEXTS):
         alone = encoded(model, "document", [text])[0]
         torch.testing.assert_close(together[row], alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sparse", [{"activation": "log1p_relu"}, {"expansion": "none"}, {"query": "bag"}])
+def test_a_head_in_chunks_gives_the_same_vectors_gradients_and_files(
+    config: dict[str, Any], sparse: dict[str, Any], tmp_path: Path, without_dropout: Any
+):
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.models import load_model
+
+    config["model"] = str(without_dropout(config["model"]))
+    found: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
+    for chunk in (None, 3):
+        config["loss"][1]["side"] = "document"
+        model = load_model(load_config({**config, "sparse": {**sparse, "chunk": chunk}})).train()
+        features = model.preprocess([*TEXTS, "of the and in to a is for with"], task="document")
+        vectors = model(features, task="document")["sentence_embedding"]
+        vectors.square().sum().backward()
+        gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        found.append((vectors.detach(), gradients))
+        model.save_pretrained(str(tmp_path / str(chunk)), create_model_card=False)
+    (plain, wanted), (lean, gradients) = found
+    torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-6)
+    assert wanted.keys() == gradients.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-5)
+    again = encoded(loaded(tmp_path / "3"), "document", TEXTS)
+    torch.testing.assert_close(again, encoded(loaded(tmp_path / "None"), "document", TEXTS))
 
 
 # --- checks ---

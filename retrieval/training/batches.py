@@ -33,8 +33,8 @@ def make_sampler(
 
         return cast("Sampler", crop_sampler(cast("Sequence[Any]", tables), block, batch_size, seed, weights))
     if isinstance(block, TokenSampling):
-        whole = {"ratio_min": 1.0, "ratio_max": 1.0, "augmentation": "none"}
-        crops = CropSampling(chunk_length=block.chunk_length, across_documents=block.across_documents, **whole)
+        whole = CropSampling.model_validate({"ratio_min": 1.0, "ratio_max": 1.0, "augmentation": "none"})
+        crops = whole.model_copy(update={name: getattr(block, name) for name in ("chunk_length", "across_documents")})
         return make_sampler(tables, crops, batch_size=batch_size, seed=seed, weights=weights)
     samplers = [_SAMPLERS[type(block)](table, block, batch_size, seed, part) for part, table in enumerate(tables)]
     return samplers[0] if len(samplers) == 1 else MixtureSampler(samplers, weights, seed)

@@ -305,7 +305,8 @@ class Sparse(Block):
     Attributes:
         pooling: over a text's tokens; None is the model's own, or "max" (SPLADE v2 and later; "sum" is v1).
         activation: log(1 + relu(z)), or its logarithm log(1 + log(1 + relu(z))); None is the model's own, or "relu".
-        chunk: tokens that are pooled at once, which bounds memory; None is all.
+        chunk: the head runs over so many tokens at a time under a running maximum, instead of over all of them: less
+            memory and time, the same result. None is sentence-transformers' own way; a sum needs that.
         query: "bag" has no network at query time: each word piece of the query weighs 1 (SPLADE-doc).
         expansion: which sides get terms that are not in the text; others keep the weights of their own word pieces
             (SPLADE-lexical).

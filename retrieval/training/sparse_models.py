@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from ...errors import ConfigError
 from ..encoders.inference_free import query_module
+from ..encoders.lean_head import pool_under_head
 from ..encoders.own_modules import load_sparse
 from ..encoders.sides import side_modules, transformer_of
 from ..encoders.top_terms import TopTerms
@@ -115,7 +116,8 @@ def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | No
         if isinstance(module, SpladePooling):
             module.pooling_strategy = block.pooling or module.pooling_strategy
             module.activation_function = block.activation or module.activation_function
-            module.chunk_size = block.chunk or module.chunk_size
+    if block.chunk is not None:
+        _pool_in_chunks(model, block.chunk)
     bag, base, tokenizer = block.query == "bag", list(model.children()), model.tokenizer
     query_lexical = block.expansion in ("document", "none")
     query = [*base, *_behind(model, query_lexical, block.top_query, block.ratio_query)]
@@ -137,6 +139,15 @@ def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | No
         modules = [cast(nn.Module, Router.for_query_document(cast(Any, query), cast(Any, document)))]
     prompts = {name: prompt for name, prompt in model.prompts.items() if prompt is not None}
     return SparseEncoder(modules=modules, device=str(model.device), prompts=prompts)
+
+
+def _pool_in_chunks(model: SparseEncoder, chunk: int) -> None:
+    for side in ("query", "document"):
+        modules = side_modules(model, side)
+        poolings = [module for module in modules if isinstance(module, SpladePooling)]
+        reader = transformer_of(model, side)
+        if reader is not None and poolings and "forward" not in vars(cast(Any, reader.model.get_output_embeddings())):
+            pool_under_head(reader, poolings[0], chunk=chunk)
 
 
 def stock_modules(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
