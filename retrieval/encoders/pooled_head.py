@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 __all__ = ["largest_logits"]
 
-_PAIRS = 1 << 16
-"""(text, entry) pairs whose gradient is computed at once: bounds the rows of the head that are gathered."""
+_BLOCK = 1 << 22
+"""Numbers of the head's rows that are gathered at once on the way back."""
 
 
 def largest_logits(states: Tensor, valid: Tensor, weight: Tensor, bias: Tensor | None = None, *, chunk: int) -> Tensor:
@@ -48,7 +48,8 @@ class _LargestLogits(torch.autograd.Function):
             logits = F.linear(states[:, part], weight, bias).float()
             found, at = logits.masked_fill_(~valid[:, part, None], -torch.inf).max(dim=1)
             better = (found > largest) | found.isnan()
-            largest[better], places[better] = found[better], at[better].int() + start
+            largest = torch.where(better, found, largest)
+            places = torch.where(better, at.int() + start, places)
         ctx.save_for_backward(states, weight, places)
         ctx.with_bias = bias is not None
         return largest
@@ -60,7 +61,8 @@ class _LargestLogits(torch.autograd.Function):
         wants_states, _, wants_weight, wants_bias, _ = ctx.needs_input_grad
         to_states = torch.zeros_like(states, dtype=torch.float32) if wants_states else None
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        for rows, entries in (block.unbind(1) for block in gradient.nonzero().split(_PAIRS)):
+        pairs = gradient.nonzero().split(max(1, _BLOCK // states.shape[2]))
+        for rows, entries in (block.unbind(1) for block in pairs):
             values, at = gradient[rows, entries, None], places[rows, entries].long()
             if to_states is not None:
                 to_states.index_put_((rows, at), values * weight[entries], accumulate=True)
