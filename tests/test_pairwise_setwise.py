@@ -153,7 +153,8 @@ def test_sets_by_an_oracle(sorting: Any, presentation: Any, count: int, oracle_m
 def test_answers_that_name_nothing_leave_the_first_order(sorting: Any, text: str, oracle_model: Oracle) -> None:
     model = oracle_model(write=lambda prompt, sample: text)
     request = graded("q", 20)
-    (result,) = rerank_checked(RankR1Reranker(model, sort=SetSort(sorting, k=5, children=3)), [request])
+    sort = SetSort(sorting, k=5, children=3, presentation="shuffled")
+    (result,) = rerank_checked(RankR1Reranker(model, sort=sort), [request])
     assert result.ids == request.ids
     assert result.usage.malformed == result.usage.calls > 0
 
