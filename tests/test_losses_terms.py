@@ -312,6 +312,24 @@ def test_the_guide_decides_which_negatives_count(tiny_models: Path):
     assert value.item() == pytest.approx(info_nce(scores, batch.own[:, 0], mask).item(), rel=1e-6)
 
 
+def test_the_guide_reads_a_batch_once_however_many_truncations_ask(tiny_models: Path, monkeypatch: pytest.MonkeyPatch):
+    from rtk.retrieval.losses import contrastive_terms
+
+    calls: list[int] = []
+    original = contrastive_terms._guide_vectors
+    monkeypatch.setattr(contrastive_terms, "_guide_vectors", lambda *given: calls.append(1) or original(*given))
+    columns, side = whole_batch()
+    options = LOSSES["infonce"].options(name="infonce", guide=str(tiny_models / "dense"))
+    loss = InBatchLoss(
+        torch.nn.Identity(), [options], LossContext(torch.nn.Linear(1, 1)), matryoshka=[(6, 1.0), (3, 1.0)]
+    )
+    first = loss.from_embeddings(columns, side)
+    assert len(calls) == 1
+    other = {**side, "query_texts": side["query_texts"][::-1]}
+    assert loss.from_embeddings(columns, other)["infonce@6"] != first["infonce@6"]
+    assert len(calls) == 2
+
+
 def test_a_guide_is_neither_trained_nor_saved(tiny_models: Path):
     loss = module_of("infonce", {"guide": "dense"}, tiny_models)
     assert not list(loss.parameters())

@@ -190,6 +190,13 @@ def test_a_learned_scale_is_not_decayed(config: dict):
     assert torch.equal(*(state["stateful.0.scorer.log_scale"] for state in scales))
 
 
+def test_a_learned_scale_can_have_a_learning_rate_of_its_own(config: dict):
+    config |= {"loss": [{"name": "infonce", "learn_scale": True}], "evaluation": None}
+    config["trainer"] |= {"max_steps": 1, "save_steps": 1, "learning_rate_mapping": {"log_scale": 0.5}}
+    moved = loss_state(train(config), 1)["stateful.0.scorer.log_scale"] - torch.tensor(20.0).log()
+    assert abs(float(moved)) == pytest.approx(0.5, rel=1e-3), "a first step of Adam is the rate"
+
+
 def test_matryoshka_sums_the_loss_over_truncations(config: dict):
     config |= {"matryoshka": {"dims": [32, 8], "weights": [1, 0.5]}, "evaluation": None}
     output = train(config, "trainer.logging_steps=2", "trainer.save_steps=6")

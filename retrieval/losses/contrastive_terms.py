@@ -35,6 +35,7 @@ class InfoNCE(nn.Module):
         self.log = context.log
         # In a tuple, because what is registered is trained and saved.
         self.guide: tuple[Any, ...] = (_load_guide(self.options.guide, context),) if self.options.guide else ()
+        self._seen: tuple[Any, tuple[Tensor, list[Tensor]]] | None = None
 
     @property
     def wants_texts(self) -> bool:
@@ -92,7 +93,10 @@ class InfoNCE(nn.Module):
 
     def _guide_masks(self, batch: DenseBatch, directions: Sequence[str]) -> list[Tensor]:
         """The pools once more, as the guide scores them, against its score of each positive."""
-        queries, columns = _guide_vectors(self.guide[0], batch)
+        texts = batch.side["query_texts"]
+        if self._seen is None or self._seen[0] is not texts:  # several truncations of the vectors ask about one batch
+            self._seen = texts, _guide_vectors(self.guide[0], batch)
+        queries, columns = self._seen[1]
         documents = torch.cat([gather_constant(column) for column in columns])
 
         def score(first: Tensor, second: Tensor) -> Tensor:
