@@ -41,12 +41,15 @@ def test_the_length_of_a_step_is_the_rate_times_the_length_of_the_tensor():
     assert (x.detach() - before).norm().item() == pytest.approx(0.01 * before.norm().item(), rel=1e-9)
 
 
-def test_a_group_without_trust_is_adam_with_decoupled_decay():
-    ours, theirs = parameter([1.0, -2.0, 0.5]), parameter([1.0, -2.0, 0.5])
-    lamb = Lamb([{"params": [ours], "trust": False}], lr=0.05, eps=1e-8)
-    adam = torch.optim.AdamW([theirs], lr=0.05, eps=1e-8, weight_decay=0.0)
+def test_steps_go_where_adams_go():
+    """Adam's steps at rate 1 and without decay do not depend on where it stands: they are the direction."""
+    ours, theirs = parameter([1.0, -2.0, 0.5]), parameter([0.0, 0.0, 0.0])
+    lamb, adam = Lamb([ours], lr=0.05, eps=1e-8), torch.optim.AdamW([theirs], lr=1.0, eps=1e-8, weight_decay=0.0)
     for gradient in ([1.0, 0.1, -3.0], [0.2, -0.5, 1.0], [2.0, 2.0, 2.0]):
-        assert step(lamb, ours, gradient) == pytest.approx(step(adam, theirs, gradient), rel=1e-9)
+        before, start = ours.detach().clone(), theirs.detach().clone()
+        direction = torch.tensor(step(adam, theirs, gradient), dtype=before.dtype) - start
+        expected = before + 0.05 * before.norm() / direction.norm() * direction
+        assert step(lamb, ours, gradient) == pytest.approx(expected.tolist(), rel=1e-9)
 
 
 def test_a_tensor_of_zeros_moves_and_a_gradient_of_zeros_does_not():

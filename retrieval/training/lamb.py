@@ -18,8 +18,7 @@ class Lamb(Optimizer):
     m = β₁ m + (1 − β₁) g,  v = β₂ v + (1 − β₂) g²,  r = m̂ / (√v̂ + ε) with bias-corrected m̂, v̂,
     x ← x − η · φ(‖x‖) / ‖r + λ x‖ · (r + λ x),  φ(z) = min(z, `max_norm`).
 
-    The trust ratio φ(‖x‖) / ‖r + λ x‖ is 1 where either norm is 0, and in groups with `trust` False (biases and
-    norms, whose λ is usually 0 too), which is then Adam.
+    The trust ratio φ(‖x‖) / ‖r + λ x‖ is 1 where either norm is 0. Biases and norms have one too, as for STAR.
 
     Args:
         params: parameters or groups of them; groups may give any of the values below.
@@ -27,7 +26,6 @@ class Lamb(Optimizer):
         betas: β₁, β₂.
         eps: ε.
         weight_decay: λ.
-        trust: scale by the trust ratio.
         max_norm: bound of φ; None is the identity. (The LAMB that STAR's authors used has 10, and no bias correction.)
         bias_correction: False takes m and v as they are.
 
@@ -43,7 +41,6 @@ class Lamb(Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
         *,
-        trust: bool = True,
         max_norm: float | None = None,
         bias_correction: bool = True,
     ) -> None:
@@ -53,7 +50,7 @@ class Lamb(Optimizer):
                 "eps > 0, weight_decay ≥ 0"
             )
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "trust": trust, "max_norm": max_norm, "bias_correction": bias_correction})
+        super().__init__(params, {**defaults, "max_norm": max_norm, "bias_correction": bias_correction})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -77,8 +74,7 @@ def _update(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: d
     if gradient.is_sparse:
         raise ValueError("LAMB takes dense gradients; make the embedding with sparse=False")
     direction = _adam_direction(gradient, state, group).add(parameter, alpha=group["weight_decay"])
-    ratio = _trust_ratio(parameter, direction, group["max_norm"]) if group["trust"] else 1.0
-    parameter.sub_(group["lr"] * ratio * direction)
+    parameter.sub_(group["lr"] * _trust_ratio(parameter, direction, group["max_norm"]) * direction)
 
 
 def _adam_direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
