@@ -155,7 +155,7 @@ METHODS: dict[str, Method] = {
                 "lengths": {"query": 256, "document": 256},
                 # SPLADE++ with negatives of BM25; with a teacher: margin-mse, and the weights of its publication
                 "loss": [
-                    {"name": "infonce"},
+                    {"name": "infonce", "against": "positives-and-own"},
                     {"name": "flops", "side": "query", "weight": 3e-4, "steps": 50_000},
                     {"name": "flops", "side": "document", "weight": 1e-4, "steps": 50_000, "grouping": "by-side"},
                 ],
@@ -257,6 +257,24 @@ METHODS: dict[str, Method] = {
                 },
             },
             sampling=ListSampling,
+        ),
+        Method(
+            "yes-no",
+            "cross-encoder",
+            {
+                "loss": [{"name": "yes-no"}],
+                "sampling": {"negatives": 16},
+                "lora": {"rank": 16},
+                "trainer": {
+                    "per_device_train_batch_size": 1,
+                    "gradient_accumulation_steps": 8,
+                    "learning_rate": 1e-4,
+                    "num_train_epochs": 1,
+                    "bf16": True,
+                    "gradient_checkpointing": True,
+                },
+            },
+            load="training.yes_no:load_yes_no",
         ),
         Method(
             "rank-gpt",
