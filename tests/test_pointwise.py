@@ -17,12 +17,12 @@ from rtk.retrieval.rerankers.pointwise_tokens import (
     GradedReranker,
     MonoT5Reranker,
     ProRankReranker,
-    QueryLikelihoodReranker,
     YesNoReranker,
     expected_grade,
     first_words,
 )
 from rtk.retrieval.rerankers.pointwise_written import ERankReranker, RetroReranker
+from rtk.retrieval.rerankers.query_likelihood import QueryLikelihoodReranker
 from rtk.retrieval.rerankers.reading import PromptWriter, Reading, decoder_tokens
 from rtk.retrieval.rerankers.scores import ScoreFormat
 

@@ -45,7 +45,7 @@ FAMILIES: dict[str, Family] = {
     "mono-t5": Family("pointwise_tokens", "MonoT5Reranker"),
     "prorank": Family("pointwise_tokens", "ProRankReranker"),
     "prp": Family("pairwise", "PrpReranker"),
-    "query-likelihood": Family("pointwise_tokens", "QueryLikelihoodReranker"),
+    "query-likelihood": Family("query_likelihood", "QueryLikelihoodReranker"),
     "rank-gpt": Family("generative", "RankGptReranker"),
     "rank-r1": Family("setwise", "RankR1Reranker"),
     "retro": Family("pointwise_written", "RetroReranker"),

@@ -1,15 +1,15 @@
-"""Pointwise rerankers that read a token's logit: yes or no, graded labels, 0 or 1 (ProRank), true or false (monoT5),
-and the likelihood of the query. Nothing is generated."""
+"""Pointwise rerankers that read a token's logit: yes or no, graded labels, 0 or 1 (ProRank), true or false (monoT5).
+Nothing is generated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...errors import BackendError, ConfigError
+from ...errors import ConfigError
 from .chat import Message, Prompt
 from .lockstep import Answer, Effort
 from .pointwise import Pair, PointwiseReranker
@@ -24,7 +24,6 @@ __all__ = [
     "MonoT5Reranker",
     "PairPrompt",
     "ProRankReranker",
-    "QueryLikelihoodReranker",
     "YesNoReranker",
     "first_words",
     "pair_prompts",
@@ -117,6 +116,9 @@ class YesNoReranker(PointwiseReranker):
         no: the other.
         instruction: in front of the prompt, for models that take one.
         effort: how many queries share a call.
+
+    Attributes:
+        writer, prompt, tokens: how pairs are asked, and the tokens of yes and no; training asks with them.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class YesNoReranker(PointwiseReranker):
             (asked,) = yes_no(query, document)
             return [asked] if instruction is None else [Message("user", f"{instruction}\n{asked.content}")]
 
+        self.prompt, self.tokens = prompt, tokens
         super().__init__(LogitModel("yes-no", self.writer, prompt, tokens, log_odds, (yes, no)), effort=effort)
 
 
@@ -267,67 +270,3 @@ class MonoT5Reranker(PointwiseReranker):
         tokens = decoder_tokens(model.tokenizer, [true, false])
         logits = LogitModel("mono-t5", self.writer, mono_t5, tokens, log_odds, (true, false), continuation=None)
         super().__init__(logits, effort=effort)
-
-
-class QueryLikelihoodReranker(PointwiseReranker):
-    """Query likelihood (Sachan et al. 2022, UPR): Σ log P(query | document), or its mean over the query's tokens.
-
-    Sums compare within a query only; means are nearer to comparing across queries of different length, and are what
-    is reported as calibrated.
-
-    Args:
-        model: the language model.
-        reading: how documents are shown.
-        reduction: "mean" over the query's tokens, or "sum".
-        effort: how many queries share a call.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        *,
-        reading: Reading | None = None,
-        reduction: Literal["mean", "sum"] = "mean",
-        effort: Effort | None = None,
-    ) -> None:
-        if reduction not in ("mean", "sum"):
-            raise ConfigError(f"reduction {reduction!r}: expected 'mean' or 'sum'")
-        self.writer = PromptWriter(model, reading)
-        super().__init__(_LikelihoodModel(self.writer, reduction), effort=effort, calibrated=reduction == "mean")
-
-
-@dataclass(frozen=True, eq=False)
-class _LikelihoodModel:
-    """Scores a pair by the likelihood of the query after the document."""
-
-    writer: PromptWriter
-    reduction: str
-
-    def identity(self) -> dict[str, Any]:
-        return {
-            "reranker": "query-likelihood",
-            "model": self.writer.model.identity(),
-            "reduction": self.reduction,
-            "reading": self.writer.identity(),
-        }
-
-    def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
-        queries = [self._ids(query) for _, query, _ in pairs]
-        room = max((len(ids) for ids in queries), default=0)
-        prompts = pair_prompts(self.writer, pairs, _write_a_question, room=room)
-        answers = self.writer.model.continuation_log_probs(prompts, queries)
-        lengths = [max(1, len(ids)) for ids in queries] if self.reduction == "mean" else [1] * len(pairs)
-        rows = zip(answers.values.tolist(), lengths, answers.usages, strict=True)
-        return [Answer(value / length, usage) for value, length, usage in rows]
-
-    def _ids(self, query: str) -> list[int]:
-        tokenizer = self.writer.renderer.tokenizer
-        ids = tokenizer(query, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if not ids:
-            raise BackendError(f"the query {query!r} has no tokens whose likelihood could be taken")
-        return list(ids)
-
-
-def _write_a_question(query: str, document: str) -> list[Message]:
-    """Sachan et al. 2022; the query follows as the answer."""
-    return [Message("user", f"Passage: {document}\nPlease write a question based on this passage.")]
