@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,16 @@ def test_gradients_of_the_whole_model_equal_those_through_its_own_logits(causal)
         assert torch.allclose(ours[name], value, atol=1e-4), name
 
 
+def test_a_causal_model_of_another_library_pools_alike():
+    golden = json.loads((Path(__file__).parent / "goldens" / "sparse" / "pooling.json").read_text())
+    logits = torch.tensor(golden["inputs"]["logits_2x4x6"])
+    mask = torch.tensor(golden["inputs"]["attention_mask"]).bool()
+    found = largest_logits(logits, mask, torch.eye(6), chunk=3).relu().log1p()
+    assert torch.allclose(found, torch.tensor(golden["tevatron_causal"]["pooling_strategy=max"]), atol=1e-6)
+    double = torch.tensor(golden["opensearch"]["document use_l0=True,prune_ratio=None"])
+    assert torch.allclose(found.log1p(), double, atol=1e-6)
+
+
 # --- saved and loaded ---
 
 
@@ -279,6 +290,25 @@ def test_the_encoder_and_its_identity(causal, tmp_path, echo):
     other = make_echo(str(causal), device="cpu", document_length=12, templates={"document": "{bos}{echo}"})
     other.save_pretrained(str(tmp_path / "other"), create_model_card=False)
     assert load_encoder(tmp_path / "other", device="cpu").identity.fingerprint != identity.fingerprint
+
+
+@pytest.mark.parametrize("way", [{"backend": "onnx"}, {"quantise": "int8"}])
+def test_other_engines_are_refused(echo, tmp_path, way):
+    echo.save_pretrained(str(tmp_path / "echo"), create_model_card=False)
+    with pytest.raises(ConfigError, match="pooled positions only"):
+        load_encoder(tmp_path / "echo", device="cpu", **way)
+
+
+def test_words_at_the_start_of_a_text_are_warned_of(causal, tmp_path, caplog):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    cut = Tokenizer(models.BPE({"<unk>": 0, "a": 1, "Ġ": 2, "Ġa": 3}, [("Ġ", "a")], unk_token="<unk>"))
+    cut.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    shutil.copytree(causal, tmp_path / "model")
+    PreTrainedTokenizerFast(tokenizer_object=cut, unk_token="<unk>").save_pretrained(tmp_path / "model")
+    make_echo(str(tmp_path / "model"), device="cpu", templates={"query": "a: {echo}"})
+    assert caplog.text.count("no space before {echo}") == 1  # the document's
 
 
 def test_plain_sentence_transformers_refuses_it_rather_than_guess(echo, tmp_path):

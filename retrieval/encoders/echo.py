@@ -7,6 +7,7 @@ method leaves it so.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,6 +29,7 @@ Activation = Literal["relu", "log1p_relu"]
 _TEXT = {"text": {"method": "forward", "method_output_name": "logits"}}
 _LENGTH = 256
 _PROBE = 5
+_LOG = logging.getLogger(__name__)
 
 
 class EchoTransformer(Transformer):
@@ -166,6 +168,7 @@ def make_echo(model: str, *, device: str | None = None, check: bool = True, **se
         raise ConfigError(f"model: {model!r} does not load as a causal language model: {error}") from error
     if check:
         _check_head(module)
+    _warn_of_spaces(module)
     return SparseEncoder(modules=[module], similarity_fn_name="dot", device=device)
 
 
@@ -173,6 +176,20 @@ def is_echo(path: str | Path, *, revision: str | None = None) -> bool:
     """Whether a saved model is one of `make_echo`'s, by its own list of modules."""
     found = load_file_path(str(path), "modules.json", revision=revision)
     return found is not None and any(module["type"] == ECHO_MODULE for module in read_json(found))
+
+
+def _warn_of_spaces(module: EchoTransformer) -> None:
+    """A byte-level tokenizer cuts the first word of a text otherwise than the same word within it."""
+    tokenizer: Any = module.tokenizer
+    alone, after = tokenizer.tokenize("a"), tokenizer.tokenize(" a")
+    if alone == after or alone != ["a"] or len(after) != 1:
+        return
+    for task, text in module.templates.items():
+        if "{echo}" in text and " {echo}" not in text:
+            _LOG.warning(
+                "the %s template %r has no space before {echo}: this tokenizer makes %r of a word there and %r of it "
+                "within a text", task, text, alone[0], after[0],
+            )  # fmt: skip
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from ...extras import EXTRAS
 from ...files import read_json
 from .adapters import DenseAdapter, MultiVectorAdapter, SparseAdapter, as_encoder
 from .batching import Batching
+from .echo import EchoTransformer
 from .own_modules import load_sparse
 from .sides import Task, transformer_of
 
@@ -233,6 +234,11 @@ def _settle(encoder: Loaded, source: EncoderSource) -> None:
     encoder.model.to(_DTYPES[source.dtype])
     if source.backend == "torch" and source.quantise is None:
         return
+    if any(isinstance(module, EchoTransformer) for module in encoder.model.modules()):
+        raise ConfigError(
+            f"{source.spec} is a causal language model whose head runs on pooled positions only; it takes neither "
+            "backend='onnx' nor quantise='int8'. Give dtype='bfloat16' for less memory"
+        )
     if encoder.model.device.type != "cpu":
         raise ConfigError(
             f"backend='onnx' and quantise='int8' run on the CPU, and the device is {encoder.model.device}; "
