@@ -286,6 +286,10 @@ def test_loading_by_path_names_its_errors(tiny_llama, tmp_path):
         load_language_model(str(tiny_llama), engine="transformer")
     with pytest.raises(BackendError, match="cannot load"):
         load_language_model(str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="did you mean 'batch_tokens'"):
+        load_language_model(str(tiny_llama), batch_token=3)
+    with pytest.raises(ConfigError, match="engine_options"):
+        load_language_model(str(tiny_llama), engine="vllm", batch_tokens=3)
     with pytest.raises(BackendError, match="no language model"):
         load_language_model(object())
 
@@ -297,6 +301,8 @@ def test_identity_follows_the_weights(model, tiny_llama):
         again.model.get_input_embeddings().weight[0] += 1
     assert again.identity()["fingerprint"] != model.identity()["fingerprint"]
     assert load_language_model(again) is again
+    with pytest.raises(ConfigError, match="loaded already"):
+        load_language_model(again, dtype="bfloat16")
 
 
 def test_a_prompt_is_never_empty():

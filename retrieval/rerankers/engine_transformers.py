@@ -206,6 +206,7 @@ def load_transformers(
     if loaded.config.is_encoder_decoder:
         from .engine_seq2seq import Seq2SeqModel
 
+        settings.pop("share_prefixes", None)  # an encoder looks both ways: nothing can be shared
         return Seq2SeqModel(loaded, tokenizer, **settings)
     return TransformersModel(loaded, tokenizer, **settings)
 

@@ -103,7 +103,7 @@ class Watch:
             for row, span in enumerate(self.spans):
                 some = _Given(query[row, :, slice(*span.rows)], span.of(key[row]), span.of(value[row]))
                 out = None if made is None or last else made[row, slice(*span.rows)]
-                self.sums[row] += _attend(some, heads, rule, out)
+                self.sums[row] += _attend(some, heads, rule, out).to(self.sums[row].device)
         if last:
             raise _Enough
         return made

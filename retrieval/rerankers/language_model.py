@@ -179,6 +179,11 @@ def _vllm(model: Any, **settings: Any) -> LanguageModel:
 ENGINES = {"transformers": _transformers, "vllm": _vllm}
 """Name → loader (model, **settings)."""
 
+_SETTINGS = {
+    "transformers": ("batch_tokens", "context_length", "name", "share_prefixes"),
+    "vllm": ("context_length", "engine_options"),
+}
+
 
 def load_language_model(
     model: Any,
@@ -199,7 +204,7 @@ def load_language_model(
         settings: what the engine takes (`batch_tokens`, `context_length`, …).
 
     Raises:
-        ConfigError: no such engine.
+        ConfigError: no such engine, or a setting that it does not take.
         BackendError: the model cannot be loaded.
         MissingExtra: the engine is not installed.
     """
@@ -213,4 +218,8 @@ def load_language_model(
                 raise ConfigError(f"the language model is loaded already: {', '.join(late)} cannot change it")
             return model
         raise BackendError(f"{type(model).__name__} is no language model: give a path, a hub id or (model, tokenizer)")
+    known = _SETTINGS[engine]
+    unknown = [f"unknown setting {each!r}{nearest(each, known)}" for each in settings if each not in known]
+    if unknown:
+        raise ConfigError(f"engine {engine!r} takes {', '.join(known)}", unknown)
     return ENGINES[engine](model, device=device, dtype=dtype, **settings)
