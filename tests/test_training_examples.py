@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,6 +222,17 @@ def test_negatives_are_from_the_run_without_repetition_then_random_and_never_pos
             assert len(set(taken.tolist())) == len(taken) == min(3, len(own))
             assert np.isin(taken, own).all()
             assert not np.isin(documents, wide.entries[wide.offsets[row] : start]).any()
+
+
+def test_a_random_negative_is_no_positive_also_where_nearly_everything_is_one(scored_table: Callable[..., Any]):
+    table = scored_table([([1.0] * 30, [1.0])], name="nearly", teacher=False)
+    only = int(table.entries[30])
+    sampler = ShuffledSampler(table, Shuffling(1, 0, negatives=3))
+    for number in range(40):
+        assert sampler.draw(number).documents[0, 1:].tolist() == [only] * 3
+    table = scored_table([([1.0] * 3, [])], name="all", teacher=False)
+    with pytest.raises(DataError, match="every document is a positive of query 'q0'"):
+        ShuffledSampler(table, Shuffling(1, 0, negatives=1)).draw(0)
 
 
 def test_queries_with_too_few_negatives_can_be_left_out(wide: TrainingTable):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError
 from .base import Draw
 
 if TYPE_CHECKING:
@@ -151,14 +151,26 @@ class ShuffledSampler:
         """A document that is no positive of its row, for each of `rows`."""
         total = len(self.table.documents)
         documents = generator.integers(0, total, len(rows))
-        for _ in range(_ROUNDS):
-            positives, owners = self.table.positives_of(rows)
-            known = owners * np.int64(total) + positives
-            bad = np.isin(np.arange(len(rows)) * np.int64(total) + documents, known)
-            if not bad.any():
+        positives, owners = self.table.positives_of(rows)
+        known = owners * np.int64(total) + positives
+        bad = np.arange(len(rows))
+        for attempt in range(_ROUNDS + 1):
+            bad = bad[np.isin(bad * np.int64(total) + documents[bad], known)]
+            if not len(bad) or attempt == _ROUNDS:
                 break
-            documents[bad] = generator.integers(0, total, int(bad.sum()))
+            documents[bad] = generator.integers(0, total, len(bad))
+        for at in bad.tolist():  # nearly all documents are its positives
+            documents[at] = generator.choice(self._free_documents(rows[at], positives[owners == at]))
         return documents
+
+    def _free_documents(self, row: int, positives: np.ndarray) -> np.ndarray:
+        free = np.setdiff1d(np.arange(len(self.table.documents)), positives)
+        if not len(free):
+            raise DataError(
+                f"{self.table.name}: every document is a positive of query {self.table.qids(np.array([row]))[0]!r}, so "
+                "that it has no random negative; set sampling.missing_negatives: drop, or negatives: 0"
+            )
+        return free
 
 
 def grouped(lengths: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
