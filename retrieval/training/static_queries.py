@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from sentence_transformers import SparseEncoder
 
 from ...errors import ConfigError
 from ...eval.collection import Collection, open_collection
+from ...files import cache_dir
+from ..encoders.fingerprint import tokenizer_fingerprint
 from ..encoders.idf import IdfTable, compute_idf, read_idf, uniform_idf
 from ..encoders.inference_free import inference_free, settle_learned, static_side
 from ..encoders.sides import transformer_of
@@ -20,6 +23,7 @@ from .config import TrainConfig
 __all__ = ["finish_queries", "look_up_queries", "open_table"]
 
 _LOG = logging.getLogger(__name__)
+_FORMAT = 1
 
 
 def look_up_queries(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
@@ -62,10 +66,18 @@ def open_table(config: TrainConfig, tokenizer: Any) -> IdfTable:
         return uniform_idf(tokenizer)
     if source != "collection":
         return read_idf(source, tokenizer)
-    collections = [open_collection(part.collection) for part in config.data.parts()]
-    total = int(np.sum([len(collection.documents) for collection in collections]))
-    names = " + ".join(collection.name for collection in collections)
-    return compute_idf(_texts(collections), tokenizer, source=names, total=total)
+    return _counted([open_collection(part.collection) for part in config.data.parts()], tokenizer)
+
+
+def _counted(collections: Sequence[Collection], tokenizer: Any) -> IdfTable:
+    """The table of the collections' documents, counted once: processes and resumed runs find it in the cache."""
+    parts = [f"idf {_FORMAT}", *(each.documents.fingerprint for each in collections), tokenizer_fingerprint(tokenizer)]
+    path = cache_dir() / "idf" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:32]}.json.gz"
+    names = " + ".join(each.name for each in collections)
+    if not path.is_file():
+        total = sum(len(each.documents) for each in collections)
+        compute_idf(_texts(collections), tokenizer, source=names, total=total).save(path)
+    return replace(read_idf(path, tokenizer), source=names)
 
 
 def _texts(collections: Sequence[Collection]) -> Iterator[str]:
