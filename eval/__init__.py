@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .approximate import Agreement, agreement
     from .beir import BeirCollection, read_corpus, read_queries
     from .beir_write import CollectionParts, write_beir
     from .chunking import (
@@ -95,6 +96,8 @@ _HOMES = {
     "aggregate": "presets",
     "check_collection": "collection",
     "chunk_documents": "chunking",
+    "Agreement": "approximate",
+    "agreement": "approximate",
     "compare": "significance",
     "evaluate": "measures",
     "fuse": "fusion",
@@ -134,6 +137,7 @@ __all__ = [
     "AVERAGES",
     "PRESETS",
     "Aggregate",
+    "Agreement",
     "BeirCollection",
     "ChunkedDocuments",
     "Chunking",
@@ -159,6 +163,7 @@ __all__ = [
     "TokenOffsets",
     "Triples",
     "aggregate",
+    "agreement",
     "check_collection",
     "chunk_documents",
     "compare",

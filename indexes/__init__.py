@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .plan import BackendSpec, BuildPlan, Executor
     from .registry import BACKENDS, Backend, open_index, parse_backend
     from .sparse import SparseShards, SparseShardWriter
+    from .sparsity import Activity, activity, flops_metric, read_activity
     from .torch_index import Placement, TorchIndex
     from .updating import append, delete
     from .vectors import Shard, ShardWriter, VectorShards, Writer, fixed_shards
@@ -39,6 +40,7 @@ _HOMES = {
     "plan": ("BackendSpec", "BuildPlan", "Executor"),
     "registry": ("BACKENDS", "Backend", "open_index", "parse_backend"),
     "sparse": ("SparseShardWriter", "SparseShards"),
+    "sparsity": ("Activity", "activity", "flops_metric", "read_activity"),
     "torch_index": ("Placement", "TorchIndex"),
     "updating": ("append", "delete"),
     "vectors": ("Shard", "ShardWriter", "VectorShards", "Writer", "fixed_shards"),
@@ -47,6 +49,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BACKENDS",
+    "Activity",
     "Backend",
     "BackendSpec",
     "Bm25sIndex",
@@ -67,15 +70,18 @@ __all__ = [
     "TorchIndex",
     "VectorShards",
     "Writer",
+    "activity",
     "append",
     "build_dense",
     "build_lexical",
     "build_sparse",
     "delete",
     "fixed_shards",
+    "flops_metric",
     "open_index",
     "pad_hits",
     "parse_backend",
+    "read_activity",
     "read_manifest",
     "write_part",
 ]

@@ -26,6 +26,8 @@ from .manifest import BUILDING, FORMAT, LOCK, Kind, Manifest, read_manifest, rec
 from .plan import BuildPlan, sequential
 from .registry import find_backend, open_index
 from .shards import Shards, VectorKind, open_shards, writer_for
+from .sparse import SparseShards
+from .sparsity import write_activity
 from .vectors import Writer, fixed_shards
 
 __all__ = ["build_dense", "build_lexical", "build_sparse", "describe", "prepare", "refuse_other_plan", "unfinished"]
@@ -81,6 +83,8 @@ def _build_vectors(kind: VectorKind, out: Path, ids: Ids, encode: Callable[[int,
                 if len(vectors) != len(ids):
                     raise IndexMismatch(f"{len(vectors)} vectors for {len(ids)} document ids", path=writer.folder)
                 ids.save(ids_file(site.folder))
+                if isinstance(vectors, SparseShards):
+                    write_activity(site.folder, vectors)
                 built = getattr(backend.load(kind), f"build_{kind}")(site.folder, vectors, ids, plan)
                 site.finish(_manifest(site.folder, kind, plan, built, vectors))
     return open_index(out)

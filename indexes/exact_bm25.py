@@ -1,4 +1,4 @@
-"""BM25 in the exact sparse index: the weights of `bm25s_index`, with block-max pruning, in place of numpy's additions."""
+"""BM25 in the exact sparse index: the weights of `bm25s_index`, searched with block-max pruning."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Sparse vectors as integer impacts in Lucene, searched by Anserini; Pyserini's LuceneImpactSearcher opens INDEX/lucene.
+"""Sparse vectors as integer impacts in Lucene; Pyserini's LuceneImpactSearcher opens INDEX/lucene itself.
 
 Weights become whole numbers (`quantiser`), kept as term frequencies; tokens are the terms' numbers, since pieces of
-words may hold spaces or delimiters. Query weights are scaled before they are rounded, as Anserini truncates them, and no
-token is dropped for its idf (Pyserini's `min_idf` of -1). Scores are divided by both factors, so that they are close to
-inner products; Anserini's small changes of tied scores are taken back. It breaks ties by the doc values of the field
+words may hold spaces or delimiters. Query weights are scaled before they are rounded, as Anserini truncates them, and
+no token is dropped for its idf (Pyserini's `min_idf` of -1). Scores are divided by both factors, so that they are close
+to inner products; Anserini's small changes of tied scores are taken back. It breaks ties by the doc values of the field
 "id", which hold the row here, so ties go to the lower row; the stored field "id" has the document id.
 """
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import ConfigError
-from .console import emit, session
+from .console import emit, session, table
 from .options import Json, Overwrite, Quiet, Seed
 
 __all__ = ["HELP", "NAME", "command"]
@@ -25,6 +25,8 @@ Measures are written as in ir-measures; all of them follow trec_eval's rules.
   rtk eval bm25.trec dense.trec -c my-collection --split test --baseline bm25.trec --report report.html
 
   rtk eval run.trec --qrels qrels.txt -m "nDCG@10 RR@10 R@1000" --order rank
+
+  rtk eval seismic.trec --against exact.trec
 """
 
 DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
@@ -50,6 +52,10 @@ def command(
     baseline: Annotated[
         Path | None, typer.Option("--baseline", help="Which of the runs the others are held against.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="An exact search's run: what share of its first 10, 100 and 1000 each run has."),
+    ] = None,
     judged_only: Annotated[bool, typer.Option("--judged-only", help="Drop unjudged documents first.")] = False,
     drop_identical_ids: Annotated[
         bool | None, typer.Option("--drop-identical-ids/--keep-identical-ids", help="Default: as the collection says.")
@@ -65,6 +71,11 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
+    if against is not None:
+        with session(quiet=quiet):
+            shown = _agreement(runs, against, json=json)
+        emit(shown)
+        return
     with session(quiet=quiet):
         from ...eval.report import to_json, to_text, write_per_query, write_report
         from ...files import check_output
@@ -93,6 +104,25 @@ def command(
     else:
         written = [f"written: {path}" for path in (report, per_query) if path is not None]
         emit("\n".join([to_text(made).rstrip(), *written]))
+
+
+def _agreement(runs: list[Path], against: Path, *, json: bool) -> str:
+    """Recall of each run against an exact one; judgments play no part."""
+    import json as writer
+
+    from ...eval import agreement, read_run
+
+    reference = read_run(against)
+    depth = max((len(entry.documents) for entry in reference), default=0)
+    cutoffs = [k for k in (10, 100, 1000) if k <= depth] or [max(depth, 1)]
+    found = [agreement(read_run(path), reference, cutoffs) for path in runs]
+    if json:
+        return writer.dumps([{**dataclasses.asdict(one), "against": str(against)} for one in found], indent=2)
+    header = ["run", "queries", "missing", *(f"recall@{k}" for k in cutoffs)]
+    return table(
+        header,
+        [[one.tag, one.queries, one.missing, *(f"{one.recall[k]:.4f}" for k in cutoffs)] for one in found],
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,12 @@ def command(
     ] = "bm25",
     backend: Annotated[
         str | None,
-        typer.Option("--backend", "-b", help="bm25s or lucene; faiss[:FACTORY] or torch (default: bm25s, faiss:Flat)."),
+        typer.Option(
+            "--backend",
+            "-b",
+            help="BM25: bm25s, lucene, exact. Dense: faiss[:FACTORY], torch. Sparse: exact, lucene, seismic. "
+            "The first is the default.",
+        ),
     ] = None,
     document_length: DocumentLength = None,
     query_length: QueryLength = None,

@@ -120,18 +120,27 @@ def _write(retriever: Any, wanted: _Wanted, *, overwrite: bool, json: bool) -> A
     from ...eval import open_collection, write_run
     from ...files import check_output
     from ..search import excluded_documents
+    from ..sparsity import watch_queries
 
     if wanted.collection is None:
         raise ConfigError("the queries are in a collection: give --collection")
     check_output(wanted.out, overwrite=overwrite)
     opened = open_collection(wanted.collection)
     queries = opened.queries(wanted.split)
-    run = _search(retriever, wanted, queries, excluded_documents(opened, queries))
+    watched, watch = watch_queries(retriever)
+    run = _search(watched, wanted, queries, excluded_documents(opened, queries))
     write_run(run, wanted.out)
+    sparsity = {} if watch is None else watch.report()
     short = int(((run.offsets[1:] - run.offsets[:-1]) == 0).sum())
     if json:
-        return {"out": str(wanted.out), "queries": len(run), "entries": len(run.codes), "queries_without_hits": short}
+        counts = {"queries": len(run), "entries": len(run.codes), "queries_without_hits": short}
+        return {"out": str(wanted.out), **counts, **sparsity}
     note = f"\nqueries without any hit: {short}" if short else ""
+    if sparsity:
+        note += (
+            f"\nactive dimensions: {sparsity['query_active_dimensions']:.1f} a query, "
+            f"{sparsity['document_active_dimensions']:.1f} a document; FLOPS metric {sparsity['flops']:.4f}"
+        )
     return f"searched {len(run)} queries, {len(run.codes)} hits{note}\nwritten: {wanted.out}"
 
 

@@ -1,0 +1,148 @@
+"""Whole weights: the quantiser, Lucene's impact index against Pyserini's figures, and Seismic's own ways."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse import random as random_sparse
+
+from rtk.errors import ConfigError, DataError
+from rtk.extras import available
+from rtk.ids import Ids
+from rtk.indexes import BuildPlan, build_sparse, parse_backend, read_manifest
+from rtk.indexes.quantiser import Quantiser
+
+lucene = pytest.mark.skipif(not available("pyserini"), reason="the lucene extra is not installed")
+seismic = pytest.mark.skipif(not available("seismic"), reason="the seismic extra is not installed")
+
+TERMS = ("cat", "dog", "all", "##s", "fox", "big", "zebra")
+DOCUMENTS = [
+    {"cat": 120, "dog": 30, "all": 10},
+    {"cat": 50, "##s": 200, "all": 20},
+    {"dog": 30, "fox": 7, "all": 5},
+    {"dog": 30, "all": 1},
+    {"big": 70000, "all": 3},
+]
+
+
+def weights(*vectors: dict[str, float]) -> csr_matrix:
+    dense = np.zeros((len(vectors), len(TERMS)), dtype=np.float32)
+    for row, vector in enumerate(vectors):
+        for term, value in vector.items():
+            dense[row, TERMS.index(term)] = value
+    return csr_matrix(dense)
+
+
+def build(out: Path, documents: csr_matrix, backend: str, ids: Any = None, **settings: Any) -> Any:
+    names = Ids(ids or [f"d{row}" for row in range(documents.shape[0])])
+    plan = BuildPlan(parse_backend(backend), shard_size=200, settings=settings)
+    return build_sparse(out, names, lambda start, stop: documents[start:stop], plan=plan)
+
+
+def test_the_quantiser_rounds_halves_to_even_and_drops_zeros() -> None:
+    """goldens/sparse/quantisation.json at factor 2, and at 100 but for 0.015 and 0.025: naver multiplies in float32,
+    where those products are halves; in float64 the float32 weights are just under and over them."""
+    given = [[0, 0.004, 0.005, 0.015, 0.025, 1.234, 2.5, 0.0051], [0] * 8, [0, 0, 0.0049, 0, 0, 0, 0, 0],
+             [3.456, 0, 0.125, 0.995, 0, 0.01, 0, 0]]  # fmt: skip
+    vectors = csr_matrix(np.float32(given))
+    hundred, clipped = Quantiser(100)(vectors)
+    rows = [dict(zip(hundred[row].indices.tolist(), hundred[row].data.tolist(), strict=True)) for row in range(4)]
+    assert rows[0] | {3: 2, 4: 2} == {3: 2, 4: 2, 5: 123, 6: 250, 7: 1}
+    assert rows[1:] == [{}, {}, {0: 346, 2: 12, 3: 100, 5: 1}]
+    assert clipped == 0
+    two, _ = Quantiser(2)(vectors)
+    assert two.toarray().tolist() == [[0, 0, 0, 0, 0, 2, 5, 0], [0] * 8, [0] * 8, [7, 0, 0, 2, 0, 0, 0, 0]]
+    halves, _ = Quantiser(51.2)(csr_matrix(np.float32([[0.009765625, 0.029296875, 0.048828125]])))
+    assert halves.toarray().tolist() == [[0, 2, 2]]
+
+
+def test_the_quantiser_counts_what_it_cuts() -> None:
+    whole, clipped = Quantiser(100, 255)(csr_matrix(np.float32([[1, 3, 2.55]])))
+    assert whole.toarray().tolist() == [[100, 255, 255]]
+    assert clipped == 1
+    with pytest.raises(ConfigError, match="factor"):
+        Quantiser(0)
+
+
+@lucene
+@pytest.mark.lucene
+def test_impacts_score_as_pyserini_without_a_least_idf(tmp_path: Path) -> None:
+    """goldens/sparse/impact_search.json, pyserini 1.6.0, min_idf -1; an empty document beside them."""
+    documents = weights(*DOCUMENTS, {})
+    index = build(tmp_path / "index", documents, "lucene", [*"abcde", "none"], factor=1, query_factor=1)
+    cases = [
+        ({"cat": 3, "dog": 2}, {"a": 420, "b": 150, "c": 60, "d": 60}),
+        ({"all": 5}, {"b": 100, "a": 50, "c": 25, "e": 15, "d": 5}),
+        ({"all": 5, "dog": 1}, {"b": 100, "a": 80, "c": 55, "d": 35, "e": 15}),
+        ({"zebra": 3, "fox": 1}, {"c": 7}),
+        ({"##s": 1}, {"b": 200}),
+        ({"dog": 1}, {"a": 30, "c": 30, "d": 30}),
+        ({"big": 300}, {"e": 21000000}),
+        ({}, {}),
+    ]
+    hits = index.search(weights(*(query for query, _ in cases)), 10)
+    for number, (_, expected) in enumerate(cases):
+        rows = hits.rows[number][hits.rows[number] >= 0]
+        assert dict(zip(index.ids.take(rows), hits.scores[number].tolist(), strict=False)) == expected
+        assert index.ids.take(rows) == list(expected)
+    assert read_manifest(tmp_path / "index").settings["empty"] == 1
+
+
+@lucene
+@pytest.mark.lucene
+def test_impacts_are_close_to_products_and_pyserini_opens_them(tmp_path: Path) -> None:
+    documents = random_sparse(500, 80, 0.1, format="csr", random_state=0, dtype=np.float32)
+    queries = random_sparse(9, 80, 0.1, format="csr", random_state=1, dtype=np.float32)
+    index = build(tmp_path / "index", documents, "lucene", factor=1000, query_factor=1000)
+    hits = index.search(queries, 10)
+    products = (queries @ documents.T).toarray()
+    np.testing.assert_allclose(hits.scores, np.take_along_axis(products, hits.rows, 1), atol=0.005)
+    np.testing.assert_allclose(hits.scores, -np.sort(-products, axis=1)[:, :10], atol=0.005)
+    os.environ.setdefault("OPENAI_API_KEY", "unused")  # Pyserini's package asks for one when imported
+    module = pytest.importorskip("pyserini.search.lucene")
+
+    class Encoder:
+        def encode(self, text: str) -> dict[str, int]:
+            row = queries[int(text)]
+            return {str(t): round(w * 1000) for t, w in zip(row.indices.tolist(), row.data.tolist(), strict=True)}
+
+    searcher = module.LuceneImpactSearcher(str(tmp_path / "index" / "lucene"), Encoder(), min_idf=-1)
+    assert [hit.docid for hit in searcher.search("3", 10)] == index.ids.take(hits.rows[3])
+
+
+@lucene
+@pytest.mark.lucene
+def test_cut_weights_and_factors_are_recorded(tmp_path: Path) -> None:
+    build(tmp_path / "index", weights({"cat": 20000, "dog": 1}), "lucene")
+    settings = read_manifest(tmp_path / "index").settings
+    assert (settings["factor"], settings["query_factor"], settings["clipped"]) == (100.0, 100.0, 1)
+
+
+@seismic
+@pytest.mark.parametrize("vocabulary", [600, 70_000])
+def test_seismic_finds_most_of_what_the_exact_index_finds(vocabulary: int, tmp_path: Path, capfd: Any) -> None:
+    documents = random_sparse(1500, vocabulary, 30 / vocabulary, format="csr", random_state=0, dtype=np.float32)
+    documents.data[documents.indptr[7] : documents.indptr[8]] = 0  # an empty document moves no id
+    queries = documents[[3, 900, 1499, 8]]
+    index = build(tmp_path / "index", documents, "seismic")
+    capfd.readouterr()
+    hits = index.search(queries, 10)
+    assert hits.rows[:, 0].tolist() == [3, 900, 1499, 8]
+    products = (queries @ documents.T).toarray()
+    best = np.argsort(-products, axis=1, kind="stable")[:, :5]
+    assert np.mean([len({*found} & {*true}) / 5 for found, true in zip(hits.rows, best, strict=True)]) > 0.6
+    found = hits.rows >= 0
+    expected = np.take_along_axis(products, np.maximum(hits.rows, 0), 1)
+    np.testing.assert_allclose(hits.scores[found], expected[found], rtol=2e-3)
+    assert capfd.readouterr().out == ""
+
+
+@seismic
+def test_seismic_refuses_what_half_precision_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="half precision"):
+        build(tmp_path / "index", weights({"cat": 70000}), "seismic")

@@ -1,0 +1,108 @@
+"""Sparse encoders through building, searching and the command line; what their vectors' sparsity is reported as."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse import random as random_sparse
+
+from rtk.errors import ConfigError, IndexMismatch
+from rtk.eval import agreement, open_collection, read_run
+from rtk.eval.run import Run
+from rtk.indexes import activity, flops_metric, read_manifest
+from rtk.retrieval import Retriever, build_index
+from rtk.retrieval.encoders.adapters import as_encoder
+from rtk.retrieval.encoders.corpus import Part
+from rtk.retrieval.indexing import encode_part
+
+pytest.importorskip("numba", reason="the sparse extra is not installed")
+WORDS = ("file", "list", "sort", "merge", "heap", "wing", "flow", "heat", "read", "line")
+
+
+@pytest.fixture
+def folder(beir_folder: Callable[..., Path]) -> Path:
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(WORDS, 6)) for _ in range(40)]
+    return beir_folder(
+        "small",
+        corpus=[{"_id": f"d{row}", "title": "", "text": text} for row, text in enumerate(texts)],
+        queries=[{"_id": f"q{row}", "text": " ".join(WORDS[row : row + 3])} for row in range(7)],
+        qrels={"test": [(f"q{row}", f"d{row}", 1) for row in range(7)]},
+    )
+
+
+def test_a_sparse_encoder_makes_an_exact_index_and_finds_what_a_product_finds(
+    folder: Path, tiny_sparse: Any, tmp_path: Path
+) -> None:
+    encoder = as_encoder(tiny_sparse)
+    collection = open_collection(folder)
+    index = build_index(folder, tmp_path / "index", retriever=encoder, shard_size=16)
+    manifest = read_manifest(tmp_path / "index")
+    assert (manifest.kind, manifest.backend) == ("sparse", "exact")
+    queries = collection.queries("test")
+    found = Retriever(encoder, index).run(queries, 40)
+    vectors = encoder.encode_document(collection.documents.texts(slice(0, 40)))
+    scores = (encoder.encode_query(queries.texts) @ vectors.T).toarray()
+    for row, entry in enumerate(found):
+        best = np.argsort(-scores[row], kind="stable")[: len(entry.documents)]
+        np.testing.assert_allclose(entry.scores, scores[row][best], rtol=1e-5)
+    with pytest.raises(ConfigError, match="take lucene, exact, seismic"):
+        build_index(folder, tmp_path / "no", retriever=encoder, backend="faiss")
+
+
+def test_the_queries_of_another_encoder_are_refused(folder: Path, tiny_sparse: Any, tmp_path: Path) -> None:
+    index = build_index(folder, tmp_path / "index", retriever=as_encoder(tiny_sparse), shard_size=16)
+    with pytest.raises(IndexMismatch, match="lengths"):
+        Retriever(as_encoder(tiny_sparse, document_length=7), index)
+
+
+def test_parts_make_the_same_index(folder: Path, tiny_sparse: Any, tmp_path: Path) -> None:
+    encoder = as_encoder(tiny_sparse)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    build_index(folder, whole, retriever=encoder, shard_size=10)
+    left = [encode_part(folder, parts, part=Part(number, 2), retriever=encoder, shard_size=10) for number in (0, 1)]
+    assert left == [2, 0]
+    build_index(folder, parts, retriever=encoder, shard_size=10)
+    files = {path.name: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert {path.name: path.read_bytes() for path in parts.rglob("*") if path.is_file()} == files
+
+
+def test_the_command_line_reports_sparsity_and_agreement(
+    folder: Path, tiny_models: Path, tmp_path: Path, rtk: Callable[[str], tuple[int, str, str]]
+) -> None:
+    index, run = tmp_path / "index", tmp_path / "exact.trec"
+    code, _, error = rtk(f"index {folder} --retriever {tiny_models / 'sparse'} --out {index} --quiet")
+    assert code == 0, error
+    record = json.loads(rtk(f"search {index} -c {folder} --out {run} -k 20 --json --quiet")[1])
+    assert record["flops"] > 0
+    assert 0 < record["query_active_dimensions"] <= (read_manifest(index).dimension or 0)
+    whole = read_run(run)
+    assert agreement(whole.top(5), whole, [5, 10]).recall == {5: 1.0, 10: 0.5}
+    assert json.loads(rtk(f"eval {run} --against {run} --json")[1])[0]["recall"] == {"10": 1.0}
+    assert "recall@10" in rtk(f"eval {run} --against {run}")[1]
+    assert "FLOPS metric" in rtk(f"search {index} -c {folder} --out {tmp_path / 'again.trec'}")[1]
+
+
+def test_agreement_counts_missing_queries_as_zero() -> None:
+    reference = Run.from_lists([("a", ["x", "y"], [2.0, 1.0]), ("b", ["x", "z"], [2.0, 1.0])])
+    found = agreement(Run.from_lists([("a", ["y", "w"], [2.0, 1.0])]), reference, [1, 2])
+    assert found.missing == 1
+    assert found.recall == {1: 0.0, 2: 0.25}
+    with pytest.raises(ConfigError, match="no hits"):
+        agreement(reference, Run.from_lists([]), [1])
+
+
+def test_flops_metric_is_the_mean_number_of_common_terms() -> None:
+    queries, documents = (random_sparse(rows, 30, 0.2, format="csr", random_state=rows) for rows in (9, 40))
+    common = ((queries > 0).astype(int) @ (documents > 0).astype(int).T).mean()
+    halves = activity(csr_matrix(documents[:11])) + activity(csr_matrix(documents[11:]))
+    assert flops_metric(activity(csr_matrix(queries)), halves) == pytest.approx(common)
+    assert halves.mean == pytest.approx(documents.nnz / 40)
+    with pytest.raises(ConfigError, match="different encoders"):
+        flops_metric(activity(csr_matrix(queries[:, :20])), halves)
