@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def toy(tmp_path: Path, beir_folder: Callable[..., Path]) -> Path:
     """Twelve queries of a word over twelve documents of a word; the right one is the next word, and stands anywhere in
-    a list of six; `first.run` are the lists, `labels.run` their target order."""
+    a list of five or six; `first.run` are the lists, `labels.run` their target order."""
     size = len(WORDS)
     folder = beir_folder(
         corpus=[{"_id": f"d{n}", "text": word} for n, word in enumerate(WORDS)],
@@ -47,8 +47,8 @@ def toy(tmp_path: Path, beir_folder: Callable[..., Path]) -> Path:
     first, labels = [], []
     for n in range(size):
         others = generator.permutation([m for m in range(size) if m != (n + 1) % size])[: COUNT - 1]
-        shown = generator.permutation([(n + 1) % size, *others]).tolist()
-        falling = -np.arange(COUNT, dtype=np.float32)
+        shown = generator.permutation([(n + 1) % size, *others[: COUNT - 1 - n % 2]]).tolist()
+        falling = -np.arange(len(shown), dtype=np.float32)
         first.append((f"q{n}", [f"d{m}" for m in shown], falling))
         best = sorted(shown, key=lambda m, n=n: (m - n - 1) % size)
         labels.append((f"q{n}", [f"d{m}" for m in best], falling))

@@ -34,6 +34,7 @@ WHOLE_LOSSES: dict[str, str] = {
     "masked-lm": "masked_lm:make_masked_lm_loss",
     "moco": "momentum:make_moco",
     "permutation": "list_losses:make_permutation",
+    "yes-no": "yes_no:make_yes_no",
 }
 """Losses that stand alone: name → "module:maker" beside this file; maker(model, options, context) gives the module."""
 

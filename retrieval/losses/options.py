@@ -408,6 +408,13 @@ class FirstOptions(LossOptions):
     dealt: bool = False
 
 
+class YesNoOptions(LossOptions):
+    """How hard each document is pushed, and in which direction (see `losses.yes_no`); GMR finds both supervised best."""
+
+    weights: Literal["supervised", "contrastive"] = "supervised"
+    direction: Literal["supervised", "contrastive"] = "supervised"
+
+
 @dataclass(frozen=True)
 class LossEntry:
     """A registered loss: who can use it and what it can be told.
@@ -450,6 +457,7 @@ LOSSES: dict[str, LossEntry] = {
     "masked-lm": LossEntry(("sparse-encoder",), MaskedLmOptions, alone=True),
     "first": LossEntry(("language-model",), FirstOptions, alone=True),
     "full-rank": LossEntry(("language-model",), LossOptions, alone=True),
+    "yes-no": LossEntry(("cross-encoder",), YesNoOptions, alone=True),
     "permutation": LossEntry(("language-model",), LossOptions, alone=True),
     "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions, costs="document"),

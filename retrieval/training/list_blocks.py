@@ -16,7 +16,8 @@ class ListSampling(Block):
 
     Attributes:
         window: most documents that the model sees together.
-        smallest: windows have between so many documents and `window`, drawn uniformly; None is always `window`.
+        smallest: windows have between so many documents and `window`, drawn uniformly for each batch; None is always
+            `window`.
         depth: the list is cut to its first so many candidates; None keeps all.
         start: the window at the list's top, or one that begins anywhere.
         shuffle: the share of windows whose documents are shown in a random order, in place of the first stage's.
@@ -39,13 +40,15 @@ class Prompting(Block):
     """What the model is asked, exactly as the reranker of the same name asks it.
 
     Attributes:
-        wording: a listwise prompt (`rerankers.prompts`); for yes-no, a pointwise one.
+        wording: a listwise prompt (`rerankers.prompts`).
         identifiers: what documents are called; FIRST's are letters.
         words, tokens: how much of a document is shown; None is all of it.
         template: the tokenizer's chat template, or "plain" texts one after the other.
         thinking: for chat templates that know `enable_thinking`; None leaves it to the template.
         double_bos: begin with BOS twice, as FIRST's and rank_llm's code did.
         context: tokens of prompt and answer; None is what the model and its tokenizer say.
+        yes, no: the answers of method yes-no.
+        instruction: in front of its prompt.
         end: whether the answer's end is learned too (FullRank's was not, so that its length had to be forced).
     """
 
@@ -57,4 +60,7 @@ class Prompting(Block):
     thinking: bool | None = None
     double_bos: bool = False
     context: PositiveInt | None = None
+    yes: str = "Yes"
+    no: str = "No"
+    instruction: str | None = None
     end: bool = True

@@ -30,6 +30,8 @@ def list_problems(config: TrainConfig) -> list[str]:
             if part.lists is not None
         ]
         wrong = config.prompt is not None and config.method != "yes-no"
+        if config.method == "yes-no" and (config.lengths.query or config.lengths.document):
+            problems.append("lengths: a prompt's document is cut by prompt.words or prompt.tokens; leave lengths out")
         return problems + ([f"prompt: is for language models; method {config.method!r} asks none"] if wrong else [])
     problems = [
         f"{name}: is not for listwise language models; leave it out" for name in _OTHERS if getattr(config, name)

@@ -15,7 +15,7 @@ from .list_blocks import ListSampling
 from .list_prompts import ListWriter
 from .list_table import ListTable, Window, Windows, conversation_table, file_table, run_table
 
-__all__ = ["ListCollator", "ListExamples", "ListRow", "list_collator", "open_lists"]
+__all__ = ["ListCollator", "ListExamples", "ListRow", "list_collator", "open_lists", "padded"]
 
 ListRow = tuple[Window, int]
 """An example and the number of its batch."""
@@ -65,18 +65,18 @@ class ListCollator:
         """
         written = [self.writer.write(window) for window, _ in rows]
         ids = [torch.tensor([*each.prompt, *each.answer]) for each in written]
-        mask = _padded([torch.ones_like(each) for each in ids], 0)
+        mask = padded([torch.ones_like(each) for each in ids], 0)
         levels = [torch.from_numpy(window.levels) for window, _ in rows]
         label = {
-            "targets": _padded([torch.tensor(each.answer) for each in written], -100),
-            "identifiers": _padded([torch.from_numpy(each.numbers) for each in written], 0),
+            "targets": padded([torch.tensor(each.answer) for each in written], -100),
+            "identifiers": padded([torch.from_numpy(each.numbers) for each in written], 0),
             "lengths": torch.tensor([len(each.answer) for each in written]),
-            "levels": _padded(levels, 0.0, left=False),
-            "valid": _padded([torch.ones_like(each, dtype=torch.bool) for each in levels], 0.0, left=False).bool(),
+            "levels": padded(levels, 0.0, left=False),
+            "valid": padded([torch.ones_like(each, dtype=torch.bool) for each in levels], 0.0, left=False).bool(),
             "number": torch.tensor([number for _, number in rows]),
         }
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        return {"input_ids": _padded(ids, 0), "attention_mask": mask, "position_ids": positions, "label": label}
+        return {"input_ids": padded(ids, 0), "attention_mask": mask, "position_ids": positions, "label": label}
 
 
 def list_collator(model: Any, config: TrainConfig) -> ListCollator:
@@ -86,7 +86,7 @@ def list_collator(model: Any, config: TrainConfig) -> ListCollator:
     return ListCollator(list_writer(model, config))
 
 
-def _padded(rows: Sequence[Tensor], value: float, *, left: bool = True) -> Tensor:
+def padded(rows: Sequence[Tensor], value: float, *, left: bool = True) -> Tensor:
     """Rows of different lengths as one tensor."""
     side = "left" if left else "right"
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)

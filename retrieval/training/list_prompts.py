@@ -19,14 +19,14 @@ from ..rerankers.reading import PromptWriter, Reading
 from .list_blocks import Prompting
 from .list_table import Window
 
-__all__ = ["OPENING", "AnsweredPrompt", "ListWriter"]
+__all__ = ["OPENING", "AnsweredPrompt", "ListWriter", "Reader"]
 
 OPENING = "["
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """What a prompt writer asks of a language model."""
+class Reader:
+    """What a prompt writer asks of a language model, without the model."""
 
     tokenizer: Any
     context_length: int
@@ -65,7 +65,7 @@ class ListWriter:
         self.identifiers = Identifiers(block.identifiers)
         self._prompt = list_prompt(block.wording)
         reading = Reading(block.words, block.tokens, block.template, block.thinking, block.double_bos)
-        self.writer = PromptWriter(_Reader(tokenizer, context), reading)  # type: ignore[arg-type]
+        self.writer = PromptWriter(Reader(tokenizer, context), reading)  # type: ignore[arg-type]
         if block.end and tokenizer.eos_token_id is None:
             raise ConfigError("prompt.end: this tokenizer has no end-of-sequence token; set it to false")
 

@@ -102,11 +102,15 @@ class Windows:
     seed: int
 
     def draw(self, length: int, number: int, slot: int, part: int) -> np.ndarray:
-        """Places in a list of `length`, in the order shown: a function of the seed, the batch number and the slot."""
-        generator = np.random.default_rng([self.seed, _STREAM, part, number, slot])
+        """Places in a list of `length`, in the order shown: a function of the seed, the batch number and the slot.
+
+        Windows of one batch are of one size, where the lists are long enough: little is padded.
+        """
+        window = self.block.window
+        shared = np.random.default_rng([self.seed, _STREAM, part, number])
+        generator = np.random.default_rng([self.seed, _STREAM, part, number, slot + 1])
         length = min(length, self.block.depth or length)
-        most = min(self.block.window, length)
-        size = int(generator.integers(min(self.block.smallest or most, most), most + 1))
+        size = min(int(shared.integers(self.block.smallest or window, window + 1)), length)
         start = int(generator.integers(0, length - size + 1)) if self.block.start == "anywhere" else 0
         shown = np.arange(start, start + size)
         return generator.permutation(shown) if generator.random() < self.block.shuffle else shown
