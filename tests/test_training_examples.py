@@ -133,10 +133,11 @@ def settings(**given: object) -> Shuffling:
 
 @pytest.fixture
 def wide(tmp_path: Path) -> TrainingTable:
-    """50 queries, two of each text, with 1 to 3 positives among 60 documents and up to 5 negatives."""
+    """50 queries, two of each text, with 1 to 3 positives among 60 documents and up to 5 negatives. Some positives are
+    copies of earlier documents, some negatives of positives."""
     generator = np.random.default_rng(0)
     judged = [(q, int(d), 1) for q in range(50) for d in generator.choice(40, 1 + q % 3, replace=False)]
-    texts = [f"text {n % 55}" for n in range(60)]
+    texts = [f"text {n - 10 if 30 <= n < 40 else n % 55}" for n in range(60)]
     collection = write_collection(tmp_path / "wide", texts, [f"query {n % 25}" for n in range(50)], judged)
     lists = {f"q{q}": {f"d{40 + (q + n) % 20}": float(-n) for n in range(q % 6)} for q in range(50)}
     return make_table(collection, "train", RoleRuns((run_of({q: docs for q, docs in lists.items() if docs}),)))
