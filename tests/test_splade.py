@@ -328,6 +328,42 @@ def test_a_head_in_chunks_gives_the_same_vectors_gradients_and_files(
     torch.testing.assert_close(again, encoded(loaded(tmp_path / "None"), "document", TEXTS))
 
 
+def test_adapters_leave_the_head_tied_and_are_merged_into_what_is_saved(config: dict[str, Any]):
+    pytest.importorskip("peft")
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.models import finish_model, load_model
+
+    chosen = load_config({**config, "lora": {"rank": 2, "target_modules": ["query", "value"]}})
+    model = load_model(chosen)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.5)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained
+    assert all("lora" in name for name in trained)
+    wanted = encoded(model, "document", TEXTS)
+    finish_model(model, chosen).save_pretrained(chosen.output, create_model_card=False)
+    again = loaded(Path(chosen.output))
+    torch.testing.assert_close(encoded(again, "document", TEXTS), wanted, rtol=1e-4, atol=1e-5)
+    network = again[0].model
+    assert network.get_output_embeddings().weight is network.get_input_embeddings().weight
+
+
+def test_several_teachers_are_runs(config: dict[str, Any], tmp_path: Path):
+    lists = [(f"q{n}", [f"d{m}" for m in range(SIZE)]) for n in range(SIZE)]
+    for name, best in (("cat", 4.0), ("dog", 8.0)):
+        scores = [np.where(np.arange(SIZE) == n, best, 0.0).astype(np.float32) for n in range(SIZE)]
+        run = Run.from_lists((qid, docs, row) for (qid, docs), row in zip(lists, scores, strict=True))
+        write_run(run, tmp_path / f"{name}.run")
+    config["data"]["runs"] |= {"teachers": [str(tmp_path / "cat.run"), str(tmp_path / "dog.run")]}
+    losses = [{"name": "margin-mse"}, {"name": "margin-mse", "pairs": "all", "teacher": "dog"}, {"name": "kl"}]
+    output = train({**config, "loss": [*losses, *config["loss"][1:]], "evaluation": None}, "trainer.logging_steps=1")
+    told = [entry for entry in logged(output) if "loss" in entry]
+    assert {"margin-mse", "margin-mse-1", "kl", "flops", "flops-4"} <= set(told[0])
+    assert told[-1]["margin-mse"] < told[0]["margin-mse"]
+
+
 # --- checks ---
 
 

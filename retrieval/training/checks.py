@@ -125,6 +125,10 @@ def _sparse_problems(config: TrainConfig) -> list[str]:
     if config.drop_normalisation:
         problems.append("drop_normalisation: is for dense vectors")
     if config.sparse_block.query == "bag":
+        if config.mini_batch_size:
+            problems.append(
+                "mini_batch_size: cached gradients need queries that take one, a bag of word pieces does not"
+            )
         problems += [
             f"loss.{number}.side: a bag of word pieces as query has nothing to regularise; take document"
             for number, item in enumerate(config.loss)

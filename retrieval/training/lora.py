@@ -63,12 +63,12 @@ def add_lora(model: nn.Module, block: Lora, *, checkpointing: bool = False) -> N
 
 
 def _heads(network: Any) -> list[str]:
-    """Names of the modules with weights beside the network's base model; a language model's own head is not new."""
+    """Names of the modules with weights beside the network's base model; a language model's own head is not new, and a
+    copy of it would lose its tie to the word embeddings."""
     prefix = network.base_model_prefix
-    if not isinstance(getattr(network, prefix, None), nn.Module):
+    if not isinstance(getattr(network, prefix, None), nn.Module) or network.get_output_embeddings() is not None:
         return []
-    words = network.get_output_embeddings()
-    others = (item for item in network.named_children() if item[0] != prefix and item[1] is not words)
+    others = (item for item in network.named_children() if item[0] != prefix)
     return [name for name, child in others if next(child.parameters(), None) is not None]
 
 

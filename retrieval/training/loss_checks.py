@@ -35,6 +35,8 @@ def loss_problems(config: TrainConfig) -> list[str]:
                 "trainer.gradient_accumulation_steps; take larger batches in place of accumulation, they need no memory"
             )
         negatives = getattr(config.sampling, "negatives", None)
+        if isinstance(item, InfoNCEOptions) and item.against in ("negatives", "own") and negatives == 0:
+            problems.append(f"loss.{number}.against: {item.against} needs negatives; sampling.negatives is 0")
         if isinstance(item, InfoNCEOptions) and item.mixing and (negatives or 0) < 2:
             problems.append(f"loss.{number}.mixing: needs sampling.negatives of 2 or more, it is {negatives}")
     return problems

@@ -10,6 +10,7 @@ import numpy as np
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
+from sentence_transformers.util import load_file_path
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -52,15 +53,16 @@ def load_sparse_encoder(path: str, config: TrainConfig) -> SparseEncoder:
 
 def _is_saved_encoder(path: str) -> bool:
     """Whether sentence-transformers saved it; what its modules are is looked at after loading."""
-    return (Path(path) / "modules.json").is_file()
+    return load_file_path(path, "modules.json") is not None
 
 
 def has_masked_lm(path: str) -> bool:
     """Whether a checkpoint was saved with a masked-LM head: a transformer's own, or a sparse encoder's."""
-    if _is_saved_encoder(path):
-        first = json.loads((Path(path) / "modules.json").read_text(encoding="utf-8"))[0]
-        settings = Path(path) / first["path"] / "sentence_bert_config.json"
-        found = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    modules = load_file_path(path, "modules.json")
+    if modules is not None:
+        first = json.loads(Path(modules).read_text(encoding="utf-8"))[0]
+        settings = load_file_path(path, "sentence_bert_config.json", subfolder=first["path"])
+        found = {} if settings is None else json.loads(Path(settings).read_text(encoding="utf-8"))
         return found.get("transformer_task") == "fill-mask"
     return any(name.endswith("ForMaskedLM") for name in _architectures(path))
 
