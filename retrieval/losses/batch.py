@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .contrastive import in_batch_scores
+from .masking import wide
 from .options import ScoredOptions
 
 __all__ = ["CandidateBatch", "CandidateTerm", "DenseBatch", "DenseTerm", "Scorer", "Side"]
@@ -44,8 +45,7 @@ class Scorer(nn.Module):
 
     def own(self, queries: Tensor, documents: Tensor) -> Tensor:
         """(B, dim) and each query's own documents (B, n, dim) → (B, n)."""
-        dtype = torch.promote_types(torch.float32, queries.dtype)
-        queries, documents = queries.to(dtype), documents.to(dtype)
+        queries, documents = wide(queries), wide(documents)
         if self.similarity == "cosine":
             queries = nn.functional.normalize(queries, dim=-1)
             documents = nn.functional.normalize(documents, dim=-1)

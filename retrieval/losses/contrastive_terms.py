@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from .batch import DenseBatch, Scorer
 from .context import LossContext
 from .contrastive import add_hardness, direction_scores, guide_mask, in_batch_scores, info_nce_costs
-from .gathering import gather_constant, gather_with_gradient
+from .gathering import gather_constant, gather_with_gradient, mean_over_all
 from .mixing import MixDraw, draw_mixes, mix_list, mix_pairs
 from .options import DIRECTIONS, InfoNCEOptions, LossOptions, ScoredOptions
 from .star import star_sums
@@ -166,8 +166,7 @@ class Star(nn.Module):
     def forward(self, batch: DenseBatch) -> Tensor:
         scores = self.scorer(batch.queries, batch.documents)
         allowed = batch.side["allowed"].to(scores.device) if "allowed" in batch.side else None
-        totals, counts = star_sums(scores, batch.own[:, 0], allowed)
-        return gather_with_gradient(totals).sum() / gather_constant(counts).sum().clamp(min=1)
+        return mean_over_all(*star_sums(scores, batch.own[:, 0], allowed))
 
 
 def _chosen_documents(batch: DenseBatch, against: str) -> Tensor:
