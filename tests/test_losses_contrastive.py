@@ -297,3 +297,11 @@ def test_gradient_flows_into_what_is_mixed():
     (mix_pairs(negatives, draw_mixes(2, 3, seed=0, number=0)) * random(8, 2, 4)).sum().backward()
     assert negatives.grad is not None
     assert ((negatives.grad.abs().sum(2) > 0).sum(1) == 2).all()
+
+
+def test_the_target_stays_whatever_the_mask_says():
+    scores, targets = random(12, 3, 5), torch.tensor([2, 0, 4])
+    allowed = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)) > 0.4
+    losses = [info_nce(scores, targets, allowed.scatter(1, targets[:, None], value)) for value in (True, False)]
+    assert losses[0].item() == losses[1].item()
+    assert losses[0].isfinite()
