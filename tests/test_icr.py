@@ -183,8 +183,9 @@ def test_the_filter_drops_tokens_far_below_the_documents_mean():
     assert _filtered(tokens, 2.0).tolist() == [1.0] * 20
     assert _filtered(tokens, None).tolist() == tokens.tolist()
     assert _filtered(np.asarray([-3.0]), 2.0).tolist() == [-3.0]  # one token has no deviation: it counts
-    expected = tokens[tokens > tokens.mean() - 3.0 * torch.from_numpy(tokens).std().item()]
-    assert _filtered(tokens, 3.0).tolist() == expected.tolist()
+    pair = np.asarray([0.0, 1.0])  # deviation 0.71 when unbiased, 0.5 when not
+    assert _filtered(pair, 0.8).tolist() == [0.0, 1.0]
+    assert _filtered(pair, 0.6).tolist() == [1.0]
 
 
 def test_queries_are_reranked_as_alone_a_longer_list_after_a_shorter_one_too(model):

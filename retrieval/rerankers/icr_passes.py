@@ -100,7 +100,7 @@ class AttentionReader:
 
     def _rest(self, prompts: Sequence[IcrPrompt], cache: Any) -> list[np.ndarray]:
         """One pass over what asks, on top of the cache of what comes before. Prompts with a shorter beginning have
-        padding between the two, which is masked."""
+        padding between the two, which spans leave out; the mask is for models that count positions by it."""
         starts = torch.tensor([prompt.start for prompt in prompts])
         width = int(cache.get_seq_length())
         given = self._padded([prompt.real[prompt.start :] for prompt in prompts])
