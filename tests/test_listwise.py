@@ -328,6 +328,8 @@ def test_settings_are_flat_and_unknown_ones_are_refused(oracle_model: Oracle) ->
     assert load_reranker("full-rank", oracle_model(), tokens=50).identity()["reading"]["words"] == 100
     with pytest.raises(ConfigError, match=r"'windw' .did you mean 'window'"):
         load_reranker("first", oracle_model(), windw=5)
+    with pytest.raises(ConfigError, match="window is 'wide', expected int"):
+        load_reranker("first", oracle_model(), window="wide", words=None)
 
 
 def test_results_and_failures_through_the_command_line(rtk: Any, tiny_llama: Path, tmp_path: Path) -> None:

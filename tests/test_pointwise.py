@@ -193,6 +193,11 @@ def test_answers_of_several_tokens_are_refused(llama: Any) -> None:
         GradedReranker(llama, most=12)
 
 
+def test_answers_that_yaml_takes_for_truth_values_are_told_how_to_be_written(llama: Any) -> None:
+    with pytest.raises(ConfigError, match=r"""yes is True.*--set 'yes="yes"'"""):
+        load_reranker("yes-no", llama, yes=True)
+
+
 def test_a_plain_template_where_there_is_no_chat(llama: Any) -> None:
     reranker = YesNoReranker(llama, yes="Y", no="N", reading=Reading(template="plain"))
     (result,) = rerank_checked(reranker, [request_of("q", TEXTS)])

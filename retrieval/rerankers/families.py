@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ...errors import ConfigError
 from .base import Reranker
 from .identifiers import Identifiers
 from .lockstep import Effort
@@ -104,10 +105,14 @@ def load_family(name: str, model: Any, **settings: Any) -> Reranker:
         model: what `load_language_model` takes.
         settings: flat: the engine's (`ENGINE_SETTINGS`), the reranker's own, and the fields of its groups (`window`,
             `words`, `in_flight`, …); what is not given keeps the method's published value.
+
+    Raises:
+        ConfigError: a setting that cannot be.
     """
     from .language_model import load_language_model
 
     kind, groups = FAMILIES[name].load(), _groups()
+    _refuse_other_kinds(kind, settings)
     engine = {each: settings.pop(each) for each in ENGINE_SETTINGS if each in settings}
     values: dict[str, Any] = {}
     for parameter in _parameters(kind):
@@ -120,3 +125,41 @@ def load_family(name: str, model: Any, **settings: Any) -> Reranker:
             values[parameter] = group.kind(**given) if default is None else replace(default, **given)
     language_model = load_language_model(model, **{each: value for each, value in engine.items() if value is not None})
     return kind(language_model, **values, **settings)
+
+
+_PLAIN = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
+
+
+def _refuse_other_kinds(kind: type, settings: Mapping[str, Any]) -> None:
+    """Refuse text where a number is expected, and True where words are.
+
+    A bare yes, no, true or false is a truth value in YAML.
+
+    Raises:
+        ConfigError: with what is expected, and how to write it.
+    """
+    groups, expected = _groups(), dict[str, str]()
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in groups:
+            types = {each.name: str(each.type) for each in fields(groups[name].kind)}
+            expected |= {flat: types[field] for flat, field in groups[name].names().items()}
+        else:
+            expected[name] = str(parameter.annotation)
+    problems = [
+        f"{name} is {value!r}, expected {expected[name]}"
+        + (f": put words in quotes, as in --set '{name}=\"yes\"'" if isinstance(value, bool) else "")
+        for name, value in settings.items()
+        if name in expected and not _fits(value, expected[name])
+    ]
+    if problems:
+        raise ConfigError("these settings cannot be", problems)
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a value is of a plain type; annotations that are not plain are checked by whoever has them."""
+    parts = [part.strip() for part in annotation.split("|")]
+    if not all(part in _PLAIN for part in parts):
+        return True
+    if isinstance(value, bool):
+        return "bool" in parts
+    return any(isinstance(value, _PLAIN[part]) for part in parts)
