@@ -51,25 +51,34 @@ def with_masked_head(encoder: SentenceTransformer, frequencies: np.ndarray | Non
         kind = network.config.model_type
         raise ConfigError(f"transformers has no masked-LM head for models of type {kind!r}: {error}") from error
     base = getattr(model, model.base_model_prefix)
-    found = base.load_state_dict(network.state_dict(), strict=False)
-    unexpected = [name for name in found.unexpected_keys if not name.startswith("pooler.")]
-    if found.missing_keys or unexpected:
-        raise ConfigError(
-            f"the encoder does not fit its masked language model: {[*found.missing_keys, *unexpected][:8]}"
-        )
+    _take_over(base, network)
     model.tie_weights()
     for name, child in model.named_children():
         if child is not base:
             _near_identity(child, network.config.hidden_size, name)
-    bias = _vocabulary_bias(model)
-    if bias is not None:
-        with torch.no_grad():
-            bias.zero_()
-            if frequencies is not None:
-                shares = np.log((frequencies[: len(bias)] + 1.0) / (frequencies.sum() + len(bias)))
-                bias[: len(shares)] = torch.from_numpy((shares - shares.mean()).astype(np.float32)).to(bias)
+    _begin_with_frequencies(model, frequencies)
     model.config.architectures = [type(model).__name__]
     return model.to(torch.float32), reader.tokenizer
+
+
+def _take_over(base: nn.Module, network: nn.Module) -> None:
+    """The encoder's weights, all of them; a pooler that the masked language model has not is left."""
+    found = base.load_state_dict(network.state_dict(), strict=False)
+    strange = [*found.missing_keys, *(name for name in found.unexpected_keys if not name.startswith("pooler."))]
+    if strange:
+        raise ConfigError(f"the encoder does not fit its masked language model: {', '.join(strange[:8])}")
+
+
+def _begin_with_frequencies(model: Any, frequencies: np.ndarray | None) -> None:
+    """log p of every term, less their mean, as the bias over the vocabulary."""
+    bias = _vocabulary_bias(model)
+    if bias is None:
+        return
+    with torch.no_grad():
+        bias.zero_()
+        if frequencies is not None:
+            logs = np.log((frequencies[: len(bias)] + 1.0) / (frequencies.sum() + len(bias)))
+            bias[: len(logs)] = torch.from_numpy((logs - logs.mean()).astype(np.float32)).to(bias)
 
 
 def _near_identity(head: nn.Module, hidden: int, place: str) -> None:

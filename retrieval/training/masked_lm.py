@@ -9,10 +9,12 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors.torch import save_model
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -50,11 +52,7 @@ def load_masked_lm(path: str, config: TrainConfig) -> SparseEncoder:
             reader = _existing(path)
         else:
             encoder = SentenceTransformer(path, device="cpu")
-            network, tokenizer = with_masked_head(encoder, _frequencies(config))
-            with tempfile.TemporaryDirectory() as folder:
-                network.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
-                reader = Transformer(folder, transformer_task="fill-mask")
+            reader = _as_module(*with_masked_head(encoder, _frequencies(config)))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a transformer: {error}") from error
     if cast(Any, reader.tokenizer).mask_token_id is None:
@@ -63,6 +61,18 @@ def load_masked_lm(path: str, config: TrainConfig) -> SparseEncoder:
         network = cast(Any, reader.model)
         getattr(network, network.base_model_prefix).requires_grad_(False)
     return SparseEncoder(modules=[reader], similarity_fn_name="dot")
+
+
+def _as_module(network: Any, tokenizer: Any) -> Transformer:
+    """The network as sentence-transformers' module, which is made from files only.
+
+    Every process writes its own: transformers' `save_pretrained` writes nothing but on the first.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        network.config.save_pretrained(folder)
+        save_model(network, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
+        tokenizer.save_pretrained(folder)
+        return Transformer(folder, transformer_task="fill-mask")
 
 
 def _existing(path: str) -> Transformer:
