@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     from .candidates import CandidateFile, read_candidates, write_candidates
     from .chat import ChatRenderer, Message, Prompt
     from .cross_encoder import CrossEncoderReranker
+    from .first import FirstReranker
+    from .generative import FullRankReranker, RankGptReranker
     from .icr import IcrReranker
     from .language_model import Generation, LanguageModel, Sampling, load_language_model
     from .maxsim import MaxSimReranker
+    from .pairwise import DuoT5Reranker, PrpReranker
+    from .pointwise_tokens import GradedReranker, MonoT5Reranker, ProRankReranker, YesNoReranker
+    from .pointwise_written import ERankReranker, RetroReranker
     from .predict import PredictReranker
+    from .query_likelihood import QueryLikelihoodReranker
     from .registry import RERANKERS, load_reranker
     from .rerank import RerankReport, RerankSettings, rerank_run, rerank_with_report
+    from .setwise import RankR1Reranker, SetwiseReranker
 
 _HOMES = {
     "RERANKERS": "registry",
@@ -24,20 +31,34 @@ _HOMES = {
     "CandidateFile": "candidates",
     "ChatRenderer": "chat",
     "CrossEncoderReranker": "cross_encoder",
+    "DuoT5Reranker": "pairwise",
+    "ERankReranker": "pointwise_written",
+    "FirstReranker": "first",
+    "FullRankReranker": "generative",
     "Generation": "language_model",
+    "GradedReranker": "pointwise_tokens",
     "IcrReranker": "icr",
     "LanguageModel": "language_model",
     "MaxSimReranker": "maxsim",
     "Message": "chat",
+    "MonoT5Reranker": "pointwise_tokens",
     "PredictReranker": "predict",
+    "ProRankReranker": "pointwise_tokens",
     "Prompt": "chat",
+    "PrpReranker": "pairwise",
+    "QueryLikelihoodReranker": "query_likelihood",
+    "RankGptReranker": "generative",
+    "RankR1Reranker": "setwise",
     "Request": "base",
     "RerankReport": "rerank",
     "RerankSettings": "rerank",
     "Reranker": "base",
     "Result": "base",
+    "RetroReranker": "pointwise_written",
     "Sampling": "language_model",
+    "SetwiseReranker": "setwise",
     "Usage": "base",
+    "YesNoReranker": "pointwise_tokens",
     "check_result": "base",
     "load_language_model": "language_model",
     "load_reranker": "registry",
@@ -55,20 +76,34 @@ __all__ = [
     "CandidateFile",
     "ChatRenderer",
     "CrossEncoderReranker",
+    "DuoT5Reranker",
+    "ERankReranker",
+    "FirstReranker",
+    "FullRankReranker",
     "Generation",
+    "GradedReranker",
     "IcrReranker",
     "LanguageModel",
     "MaxSimReranker",
     "Message",
+    "MonoT5Reranker",
     "PredictReranker",
+    "ProRankReranker",
     "Prompt",
+    "PrpReranker",
+    "QueryLikelihoodReranker",
+    "RankGptReranker",
+    "RankR1Reranker",
     "Request",
     "RerankReport",
     "RerankSettings",
     "Reranker",
     "Result",
+    "RetroReranker",
     "Sampling",
+    "SetwiseReranker",
     "Usage",
+    "YesNoReranker",
     "check_result",
     "load_language_model",
     "load_reranker",
