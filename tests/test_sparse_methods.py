@@ -107,6 +107,17 @@ def test_a_table_from_a_file(static, tmp_path):
     assert found.data.tolist() == [2.5, 1.0]
 
 
+def test_a_collection_is_counted_once(static, tiny_sparse, monkeypatch):
+    from rtk.retrieval.training import static_queries
+
+    config = load_config(static)
+    first = static_queries.open_table(config, tiny_sparse.tokenizer)
+    monkeypatch.delattr(static_queries, "compute_idf")
+    again = static_queries.open_table(config, tiny_sparse.tokenizer)
+    assert np.array_equal(first.weights(), again.weights())
+    assert (again.source, again.passages) == ("tiny", SIZE)
+
+
 def test_uniform_is_the_ablation(static):
     static["trainer"] |= {"max_steps": 1}
     folder = train(load_config({**static, "idf": {"table": "uniform"}}))
@@ -195,3 +206,21 @@ def test_a_resumed_training_equals_one_that_was_not_stopped(echo, tmp_path, inte
     resumed = load_encoder(train(load_config(config)), device="cpu")
     texts = WORDS[:3]
     assert np.allclose(whole.encode_query(texts).toarray(), resumed.encode_query(texts).toarray(), atol=1e-6)
+
+
+# --- several processes ---
+
+
+@pytest.mark.parametrize("method", ["echo", "frozen table", "learned table"])
+def test_two_processes_train_what_one_does(method, request, train_on_ranks, without_dropout):
+    config = request.getfixturevalue("echo" if method == "echo" else "static")
+    if method != "echo":
+        learned = method == "learned table"
+        config |= {"model": str(without_dropout(config["model"])), "idf": {"trainable": learned}}
+    config["trainer"] |= {"max_grad_norm": 0.5}
+    one, two = (load_encoder(path, device="cpu") for path in train_on_ranks(config, 6, max_steps=3, learning_rate=0.1))
+    for encode in ("encode_query", "encode_document"):
+        first, second = (getattr(encoder, encode)(WORDS).toarray() for encoder in (one, two))
+        assert np.allclose(first, second, rtol=1e-4, atol=1e-5)
+    if method != "echo":
+        assert (set(one.encode_query(WORDS[:SIZE]).data.tolist()) != {1.0}) == (method == "learned table")

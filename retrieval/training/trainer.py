@@ -125,6 +125,8 @@ def _arguments(config: TrainConfig, *, resuming: bool) -> Any:
         given |= {"save_steps": given.get("save_steps", every), "load_best_model_at_end": True}
         given |= {"metric_for_best_model": config.evaluation.measure, "greater_is_better": True}
         given["eval_on_start"] = config.evaluation.at_start and not resuming
+    if config.idf and config.idf.trainable:  # torch's search sees the last pass only: documents, and no table
+        given = {"ddp_find_unused_parameters": False, **given}
     if config.idf and config.idf.learning_rate is not None:
         rates = {**given.get("learning_rate_mapping", {}), r"sub_modules\.query\.": config.idf.learning_rate}
         given["learning_rate_mapping"] = rates
