@@ -28,7 +28,7 @@ __all__ = ["BLOCK", "Layout", "open_layout", "write_layout"]
 BLOCK = 64
 _LEVELS = 255
 _FILES = ("order", "bounds", "terms", "weights", "entry_bounds", "posting_bounds", "entry_block", "entry_maximum",
-          "entry_count", "posting_place", "posting_weight", "scale")  # fmt: skip
+          "entry_end", "posting_place", "posting_weight", "scale")  # fmt: skip
 
 
 class Layout(NamedTuple):
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
         posting_bounds: (v + 1,) int64, the same for postings.
         entry_block: (e,) uint32, ascending in each term.
         entry_maximum: (e,) uint8, the largest weight of the entry in units of the term's scale, rounded up.
-        entry_count: (e,) uint8, postings of the entry.
+        entry_end: (e,) uint32, where its postings end, counted from the term's first.
         posting_place: (n,) uint8, the document's place in its block.
         posting_weight: (n,) uint8, the weight in units of the term's scale, rounded up; at least 1.
         scale: (v,) float64: no weight of term t is above posting_weight · scale[t].
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     posting_bounds: np.ndarray
     entry_block: np.ndarray
     entry_maximum: np.ndarray
-    entry_count: np.ndarray
+    entry_end: np.ndarray
     posting_place: np.ndarray
     posting_weight: np.ndarray
     scale: np.ndarray
@@ -101,12 +101,12 @@ def _write_inverted(folder: Path, bounds: np.ndarray, terms: np.ndarray, weights
     with (
         _array(folder, "entry_block", np.uint32, size) as block,
         _array(folder, "entry_maximum", np.uint8, size) as maximum,
-        _array(folder, "entry_count", np.uint8, size) as count,
+        _array(folder, "entry_end", np.uint32, size) as ends,
         _array(folder, "posting_place", np.uint8, length) as place,
         _array(folder, "posting_weight", np.uint8, length) as weight,
     ):
-        _invert(bounds, terms, weights, scale, entry_bounds[:-1].copy(), posting_bounds[:-1].copy(),
-                block, maximum, count, place, weight)  # fmt: skip
+        _invert(bounds, terms, weights, scale, entry_bounds[:-1].copy(), posting_bounds,
+                block, maximum, ends, place, weight)  # fmt: skip
 
 
 @contextmanager
@@ -175,11 +175,12 @@ def _statistics(
 @jit
 def _invert(
     bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, scale: np.ndarray,
-    next_entry: np.ndarray, next_posting: np.ndarray,
-    block: np.ndarray, maximum: np.ndarray, count: np.ndarray, place: np.ndarray, weight: np.ndarray,
+    next_entry: np.ndarray, posting_bounds: np.ndarray,
+    block: np.ndarray, maximum: np.ndarray, ends: np.ndarray, place: np.ndarray, weight: np.ndarray,
 ) -> None:  # fmt: skip
     """Write entries and postings term by term, walking over the documents once."""
     last = np.full(len(scale), -1, np.int64)
+    next_posting = posting_bounds[:-1].copy()
     for position in range(len(bounds) - 1):
         here = position // BLOCK
         for at in range(bounds[position], bounds[position + 1]):
@@ -195,9 +196,8 @@ def _invert(
                 next_entry[term] += 1
                 block[entry] = here
                 maximum[entry] = 0
-                count[entry] = 0
             maximum[entry] = max(maximum[entry], level)
-            count[entry] += 1
+            ends[entry] = next_posting[term] + 1 - posting_bounds[term]
             place[next_posting[term]] = position % BLOCK
             weight[next_posting[term]] = level
             next_posting[term] += 1

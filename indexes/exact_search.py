@@ -4,11 +4,11 @@ For one query:
 
 1. An upper bound for each block: the sum over the query's terms of weight × the entry's maximum. Weights of the query
    are turned into whole numbers, rounded up, so that sums are exact and never too low.
-2. The blocks with the greatest bounds are read, and their best documents give a first k-th score.
-3. All blocks whose bound reaches that score are read. Each document gets a bound of its own in the same way, and those
-   whose bound reaches the k-th score are scored, greatest bounds first, until no bound reaches it.
+2. Blocks are read in order of their bounds, a few first, then eight times as many, and so on, until the next bound is
+   below the k-th score so far. Each document gets a bound of its own in the same way, and those whose bound reaches the
+   k-th score are scored, greatest bounds first, until no bound reaches it.
 
-A score is the float32 nearest to the float64 sum of the products in order of terms. A document whose bound equals the
+A score is the float32 nearest to the float64 sum of the products. A document whose bound equals the
 k-th score is still looked at, so ties are broken by row and by nothing else.
 """
 
@@ -25,7 +25,8 @@ __all__ = ["Batch", "search_batch"]
 
 _UNITS = 1 << 29  # the greatest possible sum of a query, in whole units
 _BUCKETS = 1 << 10
-_SCORING = 200  # postings that can be added while one document is scored
+_CHECK = 16  # postings a block between two looks at which blocks are left
+_SPARSE = 8  # entries a block from which on a block's entry is looked up
 _FIRST = 32  # blocks that give the first k-th score; more for long lists
 
 
@@ -70,7 +71,7 @@ class Space(NamedTuple):
 
     Attributes:
         dense: (v,) float64, the query's weights by term; zero between queries.
-        bound: (blocks,) int32, slot: (blocks,) int32 or -1, alive: the blocks that have a slot, in order.
+        bound: (blocks,) int32, what the terms that are not added yet can add; slot: (blocks,) int32 or -1, alive: the blocks that have a slot, in order.
         sums: (blocks · BLOCK,) int32, bounds of the documents in blocks that have a slot.
         blocked: (documents,) whether a position must not be returned; false between queries.
     """
@@ -120,11 +121,12 @@ def _search(
     _bound_blocks(index, query, space.bound)
     for term in query.terms:
         work[0] += index.entry_bounds[term + 1] - index.entry_bounds[term]
-    cut = _cut(space.bound, _FIRST + len(rows) // 4)
-    found = _read_blocks(index, query, space, cut, 1 << 31, rows, scores, 0, work)
-    least = _least(found, rows, scores, query.unit)
-    if least < cut:
-        found = _read_blocks(index, query, space, least, cut, rows, scores, found, work)
+    found, least, wanted, below = 0, 1, _FIRST + len(rows) // 4, 1 << 31
+    while least < below:
+        above = max(least, min(below - 1, _cut(space.bound, wanted)))
+        found = _read_blocks(index, query, space, above, below, rows, scores, found, work)
+        least = _least(found, rows, scores, query.unit)
+        below, wanted = above, 8 * wanted
     return found
 
 
@@ -200,13 +202,13 @@ def _read_blocks(
     sums[:] = 0
     work[2] += alive
     least = _least(found, rows, scores, query.unit)
-    rest = _add_up(index, query, space.slot, sums, least, work)
-    keys = _candidates(sums, max(1, least - rest))
+    _add_up(index, query, space, alive, least, work)
+    keys = _candidates(sums, least)
     while len(keys):
         lower = _cut(keys >> 32, 2 * len(rows)) << 32
         some = np.sort(keys[keys >= lower])
-        found = _score_some(index, some, rest, query.unit, space, rows, scores, found, work)
-        keys = keys[(keys < lower) & (keys >> 32 >= _least(found, rows, scores, query.unit) - rest)]
+        found = _score_some(index, some, query.unit, space, rows, scores, found, work)
+        keys = keys[(keys < lower) & (keys >> 32 >= _least(found, rows, scores, query.unit))]
     return found
 
 
@@ -235,13 +237,13 @@ def _candidates(sums: np.ndarray, least: int) -> np.ndarray:
 
 @jit
 def _score_some(
-    index: Layout, some: np.ndarray, rest: int, unit: float, space: Space,
+    index: Layout, some: np.ndarray, unit: float, space: Space,
     rows: np.ndarray, scores: np.ndarray, found: int, work: np.ndarray,
 ) -> int:  # fmt: skip
     """Score documents, the last of `some` first, until none of the others can be among the best."""
     least = _least(found, rows, scores, unit)
     for at in range(len(some) - 1, -1, -1):
-        if (some[at] >> 32) + rest < least:
+        if (some[at] >> 32) < least:
             break
         place = some[at] & 0xFFFFFFFF
         position = space.alive[place // BLOCK] * BLOCK + place % BLOCK
@@ -253,52 +255,102 @@ def _score_some(
 
 
 @jit
-def _add_up(index: Layout, query: Query, slot: np.ndarray, sums: np.ndarray, least: int, work: np.ndarray) -> int:
+def _add_up(index: Layout, query: Query, space: Space, alive: int, least: int, work: np.ndarray) -> None:
     """Add the bounds of all documents in the blocks that have a slot, term by term.
 
-    It ends early when so few documents can still reach `least` that it is cheaper to score them.
-
-    Returns:
-        What the terms left out could add to any sum.
+    In between, blocks go whose best document cannot reach `least` with all that the block's other terms could add: the
+    bound of a block is the sum of maxima of different documents, and falls towards the truth as terms are added.
     """
-    rest, postings = 0, 0
-    for at in range(len(query.terms)):
-        rest += query.factors[at] * 255
-        postings += index.posting_bounds[query.terms[at] + 1] - index.posting_bounds[query.terms[at]]
-    share = len(sums) / (len(slot) * BLOCK)  # of the postings lie in these blocks, about
-    checked = postings
+    since, left = 0, alive
     for at in range(len(query.terms)):
         term = query.terms[at]
-        work[1] += _add_term(index, term, query.factors[at], slot, sums)
-        rest -= query.factors[at] * 255
-        postings -= index.posting_bounds[term + 1] - index.posting_bounds[term]
-        if rest < least and postings < 0.9 * checked and postings * share > 0.25 * len(sums):
-            checked = postings
-            count = 0
-            for value in sums:
-                count += value >= least - rest
-            if count * _SCORING < postings * share:
-                return rest
-    return 0
+        if left * _SPARSE < index.entry_bounds[term + 1] - index.entry_bounds[term]:
+            read = _add_term_here(index, term, query.factors[at], space, alive)
+        else:
+            read = _add_term(index, term, query.factors[at], space)
+        work[1] += read
+        since += read
+        if least > 1 and since >= left * _CHECK and at + 1 < len(query.terms):
+            since, left = 0, _drop_blocks(space, alive, least)
 
 
 @jit
-def _add_term(index: Layout, term: int, factor: int, slot: np.ndarray, sums: np.ndarray) -> int:
-    """Add one term's bounds; how many postings that took. Unsigned indices spare a test for negative ones each."""
+def _drop_blocks(space: Space, alive: int, least: int) -> int:
+    """Take the slots of blocks that cannot reach `least`, and clear their sums; how many blocks are left."""
+    left = 0
+    for place in range(alive):
+        block = space.alive[place]
+        if space.slot[block] < 0:
+            continue
+        part = space.sums[place * BLOCK : (place + 1) * BLOCK]
+        highest = np.int32(0)
+        for value in part:
+            highest = max(highest, value)
+        if highest + space.bound[block] < least:
+            space.slot[block] = -1
+            part[:] = 0
+        else:
+            left += 1
+    return left
+
+
+@jit
+def _add_term(index: Layout, term: int, factor: int, space: Space) -> int:
+    """Add one term's bounds to documents by reading all its entries; how many postings that took."""
     read = 0
-    posting = np.uint64(index.posting_bounds[term])
+    base = np.uint64(index.posting_bounds[term])
+    begin = base
     for entry in range(np.uint64(index.entry_bounds[term]), np.uint64(index.entry_bounds[term + 1])):
-        after = posting + np.uint64(index.entry_count[entry])
-        place = slot[np.uint64(index.entry_block[entry])]
-        if place >= 0:
-            read += index.entry_count[entry]
-            first = np.uint64(place) * np.uint64(BLOCK)
-            for here in range(posting, after):
-                sums[first + np.uint64(index.posting_place[here])] += np.int32(
-                    factor * np.int32(index.posting_weight[here])
-                )
-        posting = after
+        end = base + np.uint64(index.entry_end[entry])
+        if space.slot[np.uint64(index.entry_block[entry])] >= 0:
+            read += _add_entry(index, entry, begin, end, factor, space)
+        begin = end
     return read
+
+
+@jit
+def _add_term_here(index: Layout, term: int, factor: int, space: Space, alive: int) -> int:
+    """The same by looking up the entries of the few blocks that have a slot, in steps that double, then halve."""
+    read = 0
+    base = np.uint64(index.posting_bounds[term])
+    first, last = index.entry_bounds[term], index.entry_bounds[term + 1]
+    low = first  # every entry before it is of an earlier block
+    for place in range(alive):
+        block = space.alive[place]
+        if space.slot[block] < 0:
+            continue
+        step = 1
+        while low + step < last and index.entry_block[low + step] <= block:
+            low += step
+            step *= 2
+        high = min(low + step, last)
+        while low < high:
+            middle = (low + high) // 2
+            if index.entry_block[middle] < block:
+                low = middle + 1
+            else:
+                high = middle
+        if low == last:
+            break
+        if index.entry_block[low] == block:
+            begin = base if low == first else base + np.uint64(index.entry_end[low - 1])
+            end = base + np.uint64(index.entry_end[low])
+            read += _add_entry(index, np.uint64(low), begin, end, factor, space)
+    return read
+
+
+@jit
+def _add_entry(index: Layout, entry: Any, begin: Any, end: Any, factor: int, space: Space) -> int:
+    """Add the postings of one entry, and take it off what its block can still add. Unsigned indices spare a test for
+    negative ones at every posting."""
+    block = np.uint64(index.entry_block[entry])
+    space.bound[block] -= np.int32(factor * np.int32(index.entry_maximum[entry]))
+    first = np.uint64(space.slot[block]) * np.uint64(BLOCK)
+    for here in range(begin, end):
+        space.sums[first + np.uint64(index.posting_place[here])] += np.int32(
+            factor * np.int32(index.posting_weight[here])
+        )
+    return np.int64(end - begin)
 
 
 @jit
