@@ -36,7 +36,12 @@ def test_the_smallest_configuration_is_filled_in_by_its_method():
 # What a preset cannot do without, beside a collection.
 NEEDED: dict[str, dict[str, object]] = {
     "adore": {"data": {"collection": "c", "index": str(Path(__file__).parent)}},
+    "first": {"data": {"collection": "c", "runs": {"first_stage": __file__}}},
+    "full-rank": {"data": {"collection": "c", "runs": {"first_stage": __file__}}},
+    "grpo": {"data": {"collection": "c", "runs": {"first_stage": __file__}}, "evaluation": None},
     "inference-free": {"data": {"collection": "c", "runs": {"teachers": [__file__]}}},
+    "masked-lm": {"evaluation": None},
+    "rank-gpt": {"data": {"collection": "c", "lists": __file__}},
     "tas-balanced": {
         "data": {"collection": "c", "runs": {"negatives": __file__, "teachers": [__file__]}},
         "loss": [{"name": "margin-mse", "similarity": "dot"}],
