@@ -19,7 +19,7 @@ from rtk.retrieval.rerankers.generative import FullRankReranker, RankGptReranker
 from rtk.retrieval.rerankers.identifiers import Identifiers
 from rtk.retrieval.rerankers.language_model import Prompt, load_language_model
 from rtk.retrieval.rerankers.lockstep import Effort
-from rtk.retrieval.rerankers.prompts import passage_text
+from rtk.retrieval.rerankers.prompts import passage_text, rank_zephyr
 from rtk.retrieval.rerankers.reading import Reading
 from rtk.retrieval.rerankers.windows import Schedule
 
@@ -225,6 +225,7 @@ def test_a_prompt_that_cannot_fit_fails_its_query(oracle_model: Oracle) -> None:
         reranker = FirstReranker(oracle_model(context_length=context), reading=reading)
         (result,) = rerank_checked(reranker, [graded("q", 4)])
         assert f"the model reads {context}" in str(result.error), said
+        assert result.usage.calls == 0
         assert result.ids == graded("q", 4).ids
 
 
@@ -316,6 +317,20 @@ def test_the_published_windows_and_their_order(
     assert [list(prompt.ids) for prompt in seen] == [window["input_ids"] for window in case["windows"]]
     assert list(result.ids) == case["final_docids"]
     assert result.usage.generated_tokens == 0
+
+
+def test_the_words_that_first_was_trained_with() -> None:
+    """The published training examples, as far as they quote the prompt: up to "Rank the n passages above"."""
+    path = Path(__file__).parent / "goldens" / "rerank" / "ranking_losses.json"
+    examples = json.loads(path.read_text())["combined_objective"]["conversations"]
+    for example in examples:
+        system, human = (turn["value"] for turn in example["conversations"][:2])
+        query = re.search(r"search query: (.*)\.\n\n", human)
+        assert query is not None
+        passages = re.findall(r"^\[[A-Z]\] (.*)$", human, flags=re.MULTILINE)
+        messages = rank_zephyr(query.group(1), passages, Identifiers("letters"))
+        assert messages[0].content == system
+        assert messages[1].content.startswith(human.removesuffix("."))
 
 
 # --- by name ---

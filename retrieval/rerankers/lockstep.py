@@ -177,8 +177,9 @@ class Lockstep(Generic[Q, A]):
             try:
                 answers = self._answers(running.asked)
             except _FAILURES as error:
-                if left == 0:
+                if left == 0 or isinstance(error, ConfigError):  # a prompt that does not fit never will
                     running.fail(error)
+                    return
             else:
                 running.advance(answers)
                 return
