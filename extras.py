@@ -38,6 +38,7 @@ EXTRAS: dict[str, Extra] = {
         Extra("sparse", ("numba",), "the exact index of sparse vectors"),
         Extra("seismic", ("seismic",), "approximate search of sparse vectors by Seismic"),
         Extra("ir-datasets", ("ir_datasets",), "collections by ir_datasets id"),
+        Extra("trl", ("trl",), "training by reinforcement (GRPO)"),
         Extra("peft", ("peft",), "low-rank adapters in training"),
         Extra("vllm", ("vllm",), "language models by vLLM, on an accelerator"),
         Extra("onnx", ("onnx", "onnxruntime", "onnxscript"), "ONNX Runtime encoding, 8-bit included"),

@@ -74,8 +74,6 @@ def test_a_batch_is_the_mean_of_its_lists_and_padding_costs_nothing() -> None:
     levels = torch.tensor([[1, 3, 2, 0], [4, 3, 2, 1]])
     valid = torch.tensor([[True, True, True, False], [True] * 4])
     for kind in PUBLISHED_WEIGHTS:
-        if kind == "lambdarank":
-            continue  # a mean over the pairs of the batch
         parts = [
             first_token_loss(scores[:1, :3], levels[:1, :3], valid[:1, :3], kind),
             first_token_loss(scores[1:], levels[1:], valid[1:], kind),
@@ -133,10 +131,6 @@ def test_the_joint_objective(golden_model: tuple[Any, Any]) -> None:
         loss = float(first_token_loss(scores, levels, valid, kind, dealt=True))
         if kind == "listnet":  # the published one adds 1e-10 to probabilities
             loss = float(list_net(scores, dealt_labels(scores, levels, valid), valid, epsilon=1e-10))
-        if kind == "lambdarank":  # ours is a mean over the pairs of the batch, theirs over lists
-            parts = [(scores[row : row + 1, :count], levels[row : row + 1, :count]) for row, count in enumerate(counts)]
-            found = [first_token_loss(*part, torch.ones(1, part[0].shape[1]) > 0, kind, dealt=True) for part in parts]
-            loss = float(sum(found)) / 2
         assert loss == pytest.approx(expected["rank"], rel=1e-5), name
         assert PUBLISHED_WEIGHTS[kind] == expected["weight_of_rank"]
         assert generation == pytest.approx(expected["generation_alone"], rel=1e-5)

@@ -22,6 +22,7 @@ __all__ = [
     "importance_weights",
     "list_gains",
     "token_costs",
+    "with_pairs",
 ]
 
 RankLoss = Literal["weighted-ranknet", "ranknet", "lambdarank", "listnet"]
@@ -59,7 +60,7 @@ def importance_weights(numbers: Tensor) -> Tensor:
 def first_token_loss(
     scores: Tensor, levels: Tensor, valid: Tensor, kind: RankLoss = "weighted-ranknet", *, dealt: bool = False
 ) -> Tensor:
-    """FIRST's ranking loss over the identifiers' logits, a mean over lists.
+    """FIRST's ranking loss over the identifiers' logits, a mean over the lists that have a pair (ListNet: over all).
 
     Both RankNets depend on the order of `levels` alone. For the other two the targets are fixed (`list_gains`); with
     `dealt` they are the model's own logits, dealt out in the target order, as published but without the gradient that
@@ -77,7 +78,16 @@ def first_token_loss(
     labels = dealt_labels(scores, levels, valid) if dealt else list_gains(levels, valid)
     if kind == "listnet":
         return list_net(scores, labels, valid, epsilon=0.0)
-    return lambda_loss(scores, labels, valid, settings=Lambda("ndcg-loss2"))
+    lists = zip(scores.split(1), labels.split(1), valid.split(1), strict=True)
+    costs = torch.stack([lambda_loss(*each, settings=Lambda("ndcg-loss2")) for each in lists])
+    return costs.sum() / with_pairs(levels, valid).sum().clamp(min=1)
+
+
+def with_pairs(levels: Tensor, valid: Tensor) -> Tensor:
+    """Which lists have two documents of different levels: those that the ranking losses are a mean over. (B,) bool."""
+    high = levels.float().masked_fill(~valid, -torch.inf).amax(dim=1)
+    low = levels.float().masked_fill(~valid, torch.inf).amin(dim=1)
+    return high > low
 
 
 def list_gains(levels: Tensor, valid: Tensor) -> Tensor:

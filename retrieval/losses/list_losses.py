@@ -18,7 +18,7 @@ from ...errors import ConfigError
 from .batch import Side
 from .context import LossContext
 from .gathering import gather_constant
-from .list_generation import PUBLISHED_WEIGHTS, first_token_loss, importance_weights, token_costs
+from .list_generation import PUBLISHED_WEIGHTS, first_token_loss, importance_weights, token_costs, with_pairs
 from .options import FirstOptions, LossOptions
 
 __all__ = ["FirstLoss", "FullRankLoss", "PermutationLoss", "make_first", "make_full_rank", "make_permutation"]
@@ -101,7 +101,7 @@ class FirstLoss(PermutationLoss):
         scores = self.identifier_logits(logits, label)
         levels, valid = label["levels"], label["valid"]
         rank = first_token_loss(scores, levels, valid, self.first.rank, dealt=self.first.dealt)
-        lists = _with_pairs(levels, valid)
+        lists = self._lists(levels, valid)
         everywhere = gather_constant(lists[None]).sum()
         rank = rank * lists * get_world_size() / everywhere.clamp(min=1)
         terms = {"first-rank": self.options.weight * self.factor * rank}
@@ -109,6 +109,11 @@ class FirstLoss(PermutationLoss):
             generation = self.first.generation_weight * self._generation(logits, label)
             terms["first-lm"] = self.options.weight * generation
         return terms
+
+    def _lists(self, levels: Tensor, valid: Tensor) -> Tensor:
+        """How many lists the ranking loss is a mean over."""
+        count = torch.ones(len(levels)) if self.first.rank == "listnet" else with_pairs(levels, valid)
+        return count.to(levels).sum()
 
     def identifier_logits(self, logits: Tensor, label: Side) -> Tensor:
         """(B, N) float32: what FIRST reads, after the answer's opening bracket.
@@ -122,13 +127,6 @@ class FirstLoss(PermutationLoss):
             raise ConfigError("an answer does not begin with an opening bracket of one token, after which FIRST reads")
         named = self.tokens[: label["levels"].shape[1]].to(targets.device)
         return logits[rows, width + 1 - lengths][:, named].float()
-
-
-def _with_pairs(levels: Tensor, valid: Tensor) -> Tensor:
-    """How many lists have two documents of different levels: those that the mean of the ranking loss is over."""
-    high = levels.masked_fill(~valid, -torch.inf).amax(dim=1)
-    low = levels.masked_fill(~valid, torch.inf).amin(dim=1)
-    return (high > low).sum().to(torch.float32)
 
 
 def make_permutation(model: nn.Module, options: LossOptions, context: LossContext) -> PermutationLoss:

@@ -28,7 +28,7 @@ __all__ = [
     "TeacherOptions",
 ]
 
-Family = Literal["bi-encoder", "sparse-encoder", "cross-encoder", "language-model"]
+Family = Literal["bi-encoder", "sparse-encoder", "cross-encoder", "language-model", "policy"]
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "forward": ("query-document",),
     "symmetric": ("query-document", "document-query"),
@@ -415,6 +415,27 @@ class YesNoOptions(LossOptions):
     direction: Literal["supervised", "contrastive"] = "supervised"
 
 
+class GrpoOptions(LossOptions):
+    """GRPO through TRL.
+
+    Attributes:
+        reward: whose reward and prompt (see `training.policy_rewards`).
+        generations: rollouts of a prompt, whose advantages are relative to each other.
+        max_new_tokens: the longest answer.
+        temperature: of the rollouts.
+        beta: weight of the KL to the model as it was loaded; 0 keeps no copy of it.
+        alpha, tau: of Retro*'s reward.
+    """
+
+    reward: Literal["rank-r1", "erank", "retro", "prorank"]
+    generations: PositiveInt = Field(8, ge=2)
+    max_new_tokens: PositiveInt = 2048
+    temperature: PositiveFloat = 1.0
+    beta: NonNegativeFloat = 0.0
+    alpha: float = Field(0.75, ge=0, le=1)
+    tau: NonNegativeFloat = 20.0
+
+
 @dataclass(frozen=True)
 class LossEntry:
     """A registered loss: who can use it and what it can be told.
@@ -458,6 +479,7 @@ LOSSES: dict[str, LossEntry] = {
     "first": LossEntry(("language-model",), FirstOptions, alone=True),
     "full-rank": LossEntry(("language-model",), LossOptions, alone=True),
     "yes-no": LossEntry(("cross-encoder",), YesNoOptions, alone=True),
+    "grpo": LossEntry(("policy",), GrpoOptions, alone=True),
     "permutation": LossEntry(("language-model",), LossOptions, alone=True),
     "moco": LossEntry(("bi-encoder",), MocoOptions, alone=True),
     "binary-cross-entropy": LossEntry(("cross-encoder",), BinaryOptions, costs="document"),

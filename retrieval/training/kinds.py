@@ -53,5 +53,6 @@ EXAMPLES: dict[str, ExampleKind] = {
     "queries": ExampleKind(open_with_indexes, QueryExamples, dense_collator),
     "cross-encoder": ExampleKind(_tables, CandidateExamples, candidate_collator),
     "language-model": ExampleKind(open_lists, ListExamples, list_collator),
+    "policy": ExampleKind(open_lists, ListExamples, list_collator),
 }
 """By name; a method without one of its own has its family's."""

@@ -23,7 +23,7 @@ _OTHERS = (
 
 def list_problems(config: TrainConfig) -> list[str]:
     """Messages; none for the other kinds of model."""
-    if config.preset.family != "language-model":
+    if config.preset.family not in ("language-model", "policy"):
         problems = [
             f"data.lists: is for listwise language models; method {config.method!r} trains none"
             for part in (config.data, *config.data.mixture)
@@ -38,12 +38,17 @@ def list_problems(config: TrainConfig) -> list[str]:
     ]
     if config.lengths.query or config.lengths.document:
         problems.append("lengths: a prompt's documents are cut by prompt.words or prompt.tokens; leave lengths out")
-    if config.evaluation and not config.evaluation.run:
+    if config.preset.family == "policy":
+        problems += ["evaluation: GRPO logs its reward; rerank with its checkpoints instead"] * bool(config.evaluation)
+        problems += ["optimizer: the optimiser is TRL's; leave it out"] * bool(config.optimizer)
+        if config.data.lists is not None and config.data.collection is None:
+            problems.append("data.lists: rewards need documents apart from each other; give lists of a collection")
+    elif config.evaluation and not config.evaluation.run:
         problems.append("evaluation.run: a reranker needs candidates; give the run that holds them")
     lone = config.data.lists is not None and config.data.collection is None
     for part in (config.data,) if lone else config.data.parts():
         problems += _data_problems(part, lone=lone)
-    return problems + _prompt_problems(config)
+    return problems + (_prompt_problems(config) if config.preset.family == "language-model" else [])
 
 
 def _data_problems(part: Source, *, lone: bool) -> list[str]:

@@ -101,17 +101,21 @@ class Windows:
     block: ListSampling
     seed: int
 
-    def draw(self, length: int, number: int, slot: int, part: int) -> np.ndarray:
+    def draw(self, length: int, number: int, slot: int, part: int, best: int | None = None) -> np.ndarray:
         """Places in a list of `length`, in the order shown: a function of the seed, the batch number and the slot.
 
-        Windows of one batch are of one size, where the lists are long enough: little is padded.
+        Windows of one batch are of one size, where the lists are long enough: little is padded. A window that begins
+        anywhere holds the place `best`, where one is given.
         """
         window = self.block.window
         shared = np.random.default_rng([self.seed, _STREAM, part, number])
         generator = np.random.default_rng([self.seed, _STREAM, part, number, slot + 1])
         length = min(length, self.block.depth or length)
         size = min(int(shared.integers(self.block.smallest or window, window + 1)), length)
-        start = int(generator.integers(0, length - size + 1)) if self.block.start == "anywhere" else 0
+        least, most = 0, length - size if self.block.start == "anywhere" else 0
+        if best is not None and best < length and most:
+            least, most = max(0, best - size + 1), min(best, most)
+        start = int(generator.integers(least, most + 1))
         shown = np.arange(start, start + size)
         return generator.permutation(shown) if generator.random() < self.block.shuffle else shown
 
@@ -160,7 +164,8 @@ class ListTable:
         return [str(self.ids[row]) for row in rows.tolist()]
 
     def window(self, row: int, number: int, slot: int, part: int) -> Window:
-        """What slot `slot` of batch `number` shows of list `row`."""
+        """What slot `slot` of batch `number` shows of list `row`; of a list with ties, always its best document, since
+        documents of one level teach no order."""
         if self.conversations:
             talk = self.conversations[row]
             levels = -np.argsort(np.asarray(talk.order)).astype(np.float32)
@@ -168,7 +173,9 @@ class ListTable:
         assert self.windows is not None
         assert self.documents is not None
         start, stop = (int(each) for each in self.offsets[row : row + 2])
-        places = start + self.windows.draw(stop - start, number, slot, part)
+        levels = self.levels[start:stop]
+        best = None if len(np.unique(levels)) == len(levels) else int(np.argmin(self.ranks[start:stop]))
+        places = start + self.windows.draw(stop - start, number, slot, part, best)
         texts = self.documents.texts(self.entries[places])
         order = np.argsort(self.ranks[places], kind="stable")
         return Window(self.texts[row], tuple(texts), tuple(order.tolist()), self.levels[places])

@@ -277,6 +277,25 @@ METHODS: dict[str, Method] = {
             load="training.yes_no:load_yes_no",
         ),
         Method(
+            "grpo",
+            "policy",
+            {
+                # Rank-R1's first training: a positive and 19 others, LoRA, eight rollouts
+                "prompt": {"words": None, "tokens": 512},
+                "loss": [{"name": "grpo", "reward": "rank-r1"}],
+                "sampling": {"window": 20, "start": "anywhere", "shuffle": 1.0},
+                "lora": {"rank": 16, "alpha": 32, "dropout": 0.05},
+                "trainer": {
+                    "per_device_train_batch_size": 16,
+                    "learning_rate": 1e-5,
+                    "num_train_epochs": 1,
+                    "bf16": True,
+                    "gradient_checkpointing": True,
+                },
+            },
+            sampling=ListSampling,
+        ),
+        Method(
             "rank-gpt",
             "language-model",
             {

@@ -175,6 +175,7 @@ _LOADERS: dict[str, Callable[[TrainConfig], Any]] = {
     "sparse-encoder": _load_sparse_encoder,
     "cross-encoder": _load_cross_encoder,
     "language-model": _load_language_model,
+    "policy": _load_language_model,
 }
 
 
