@@ -27,7 +27,7 @@ from .list_examples import open_lists
 from .list_table import ListTable
 from .loops import Progress
 from .models import finish_model, load_model
-from .policy_rewards import REWARDS, Example
+from .policy_rewards import REWARDS, Example, Reward
 
 __all__ = ["asked_prompts", "policy_examples", "train_policy"]
 
