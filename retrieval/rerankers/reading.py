@@ -141,7 +141,7 @@ class PromptWriter:
         raise ConfigError(self._too_long(prompt, room) + "no documents cut alike fit; take fewer of them")
 
     def _too_long(self, prompt: Prompt, room: int) -> str:
-        more = f" and {room} for the answer" if room else ""
+        more = f" and {room} for the answer (max_new_tokens)" if room else ""
         return f"the prompt needs {len(prompt)} tokens{more}, the model reads {self.model.context_length}: "
 
     def _render(self, messages: Sequence[Message], continuation: str | None) -> Prompt:
