@@ -232,8 +232,27 @@ def test_a_random_negative_is_no_positive_also_where_nearly_everything_is_one(sc
     for number in range(40):
         assert sampler.draw(number).documents[0, 1:].tolist() == [only] * 3
     table = scored_table([([1.0] * 3, [])], name="all", teacher=False)
-    with pytest.raises(DataError, match="every document is a positive of query 'q0'"):
+    with pytest.raises(DataError, match="every document is relevant for query 'q0'"):
         ShuffledSampler(table, Shuffling(1, 0, negatives=1)).draw(0)
+
+
+def test_what_is_judged_below_the_positive_grade_is_no_negative_of_any_kind(tmp_path: Path):
+    """q0: d0 (2), d1 (1), d4 a copy of d1; q1: d1 (2); q2: d4 (2). q0 has neither d1 nor d4 as a negative of any kind."""
+    judged = [(0, 0, 2), (0, 1, 1), (1, 1, 2), (2, 4, 2)]
+    texts = ["best", "good", "other", "more", "good"]
+    collection = write_collection(tmp_path / "c", texts, ["first", "second", "third"], judged)
+    table = make_table(collection, "train", positive_grade=2)
+    relevant, owners = table.relevant_of(np.array([1, 0]))
+    assert sorted(zip(owners.tolist(), relevant.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 1)]
+    sampler = ShuffledSampler(table, Shuffling(3, 0, negatives=2, deduplicate=False))
+    for number in range(30):
+        draw = sampler.draw(number)
+        first = int(np.flatnonzero(draw.rows == 0)[0])
+        assert not np.isin(draw.documents[first, 1:], [0, 1]).any()
+        allowed = allowed_documents(table, draw, slice(0, 3))[first]
+        columns = draw.documents.T.ravel()
+        assert not allowed[(columns == 1) | (columns == 4)].any()
+        assert allowed[np.isin(columns, [2, 3])].all()
 
 
 def test_queries_with_too_few_negatives_can_be_left_out(wide: TrainingTable):

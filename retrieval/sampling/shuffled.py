@@ -148,26 +148,26 @@ class ShuffledSampler:
         return entries, documents
 
     def _random_documents(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """A document that is no positive of its row, for each of `rows`."""
+        """A document that is not judged relevant for its row, for each of `rows`."""
         total = len(self.table.documents)
         documents = generator.integers(0, total, len(rows))
-        positives, owners = self.table.positives_of(rows)
-        known = owners * np.int64(total) + positives
+        relevant, owners = self.table.relevant_of(rows)
+        known = owners * np.int64(total) + relevant
         bad = np.arange(len(rows))
         for attempt in range(_ROUNDS + 1):
             bad = bad[np.isin(bad * np.int64(total) + documents[bad], known)]
             if not len(bad) or attempt == _ROUNDS:
                 break
             documents[bad] = generator.integers(0, total, len(bad))
-        for at in bad.tolist():  # nearly all documents are its positives
-            documents[at] = generator.choice(self._free_documents(rows[at], positives[owners == at]))
+        for at in bad.tolist():  # nearly all documents are relevant
+            documents[at] = generator.choice(self._free_documents(rows[at], relevant[owners == at]))
         return documents
 
-    def _free_documents(self, row: int, positives: np.ndarray) -> np.ndarray:
-        free = np.setdiff1d(np.arange(len(self.table.documents)), positives)
+    def _free_documents(self, row: int, relevant: np.ndarray) -> np.ndarray:
+        free = np.setdiff1d(np.arange(len(self.table.documents)), relevant)
         if not len(free):
             raise DataError(
-                f"{self.table.name}: every document is a positive of query {self.table.qids(np.array([row]))[0]!r}, so "
+                f"{self.table.name}: every document is relevant for query {self.table.qids(np.array([row]))[0]!r}, so "
                 "that it has no random negative; set sampling.missing_negatives: drop, or negatives: 0"
             )
         return free

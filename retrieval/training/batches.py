@@ -173,8 +173,8 @@ def _labels(table: TrainingTable, draw: Draw) -> np.ndarray:
 
 
 def allowed_documents(table: TrainingTable, draw: Draw, mine: slice) -> np.ndarray:
-    """Which documents of the whole batch may count against a query: not its labelled positives, not copies of them by
-    text, not the positives of another query of the same text. Its own positive is allowed.
+    """Which documents of the whole batch may count against a query: not what is judged relevant for it, not copies of
+    that by text, not the positives of another query of the same text. Its own positive is allowed.
 
     Returns:
         (slots, B · (1 + k)) bool; columns are all positives, then all first negatives, and so on.
@@ -182,9 +182,9 @@ def allowed_documents(table: TrainingTable, draw: Draw, mine: slice) -> np.ndarr
     documents = table.document_keys(draw.documents.T.ravel())
     rows = draw.rows[mine]
     allowed = np.ones((len(rows), len(documents)), dtype=bool)
-    positives, owners = table.positives_of(rows)
+    relevant, owners = table.relevant_of(rows)
     order = np.argsort(documents, kind="stable")
-    wanted = table.document_keys(positives)
+    wanted = table.document_keys(relevant)
     left = np.searchsorted(documents[order], wanted, side="left")
     counts = np.searchsorted(documents[order], wanted, side="right") - left
     starts = np.repeat(left - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)

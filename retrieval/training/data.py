@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["collection_fingerprint", "make_table", "open_table", "open_tables"]
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 _TAKEN = frozenset(
     (
         *("first_stage", "first_rank", "labels", "query", "positives", "documents", "grade"),

@@ -8,6 +8,7 @@ An Arrow dataset, one row a query:
     grade        list<float>     judged grade of each document, 0 where it has none
     NAME         list<float>     one column a teacher (by file stem), `first_stage` with `first_rank`, and `labels`:
                                  NaN where unscored
+    relevant     list<int32>     where positives need a grade above 1: what is judged relevant below it, for masks
 
 Nothing is a Python object per pair, and positives × negatives are never multiplied out: forty million scored pairs are
 40e6 × (4 + 4 + 4 a teacher) bytes on disk.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RoleRuns", "TableReport", "TrainingTable", "build_columns", "find_twins"]
 
+RELEVANT = "relevant"
 _BLOCK = 8192
 
 
@@ -109,8 +111,9 @@ def build_columns(
 ) -> tuple[pa.Table, TableReport]:
     """Join judgments and runs into the columns above.
 
-    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade. With
-    `shuffle`, a seed, the judged documents are dealt out anew over all judgments: a control.
+    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade; those
+    below it are in the column `relevant`. With `shuffle`, a seed, the judged documents are dealt out anew over all
+    judgments: a control.
 
     Raises:
         DataError: a run has documents that the collection lacks, or no query has a positive.
@@ -137,6 +140,9 @@ def build_columns(
     relevant = np.isin(negatives.keys(size), judged.where(judged.value >= 1).keys(size))
     negatives = negatives.where(~relevant)
     table, keys = _assemble(kept, positives, negatives, judged, size)
+    lower = judged.where((judged.value >= 1) & (judged.value < positive_grade) & np.isin(judged.query, kept))
+    if len(lower.query):
+        table = table.append_column(RELEVANT, _by_query(kept, lower))
     missing: dict[str, int] = {}
     for name, run in runs.scores().items():
         pairs, beyond = _run_pairs(run, collection, split)
@@ -219,6 +225,14 @@ def _assemble(
     return pa.table(columns), keys
 
 
+def _by_query(kept: np.ndarray, pairs: _Pairs) -> pa.LargeListArray:
+    """The documents of each kept query."""
+    counts = np.bincount(np.searchsorted(kept, pairs.query), minlength=len(kept))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    documents = pairs.document[np.argsort(pairs.query, kind="stable")].astype(np.int32)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(documents))
+
+
 def _lists(like: pa.LargeListArray, values: np.ndarray) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(like.offsets, pa.array(values.astype(np.float32)))
 
@@ -280,7 +294,8 @@ class TrainingTable:
         self.offsets = np.asarray(lists.offsets)
         self.entries = np.asarray(lists.values)
         self.grades = np.asarray(table.column("grade").chunk(0).values)
-        plain = {"query", "positives", "documents", "grade"}
+        self._relevant = table.column(RELEVANT).chunk(0) if RELEVANT in table.column_names else None
+        plain = {"query", "positives", "documents", "grade", RELEVANT}
         self.scores = {
             name: np.asarray(table.column(name).chunk(0).values) for name in table.column_names if name not in plain
         }
@@ -316,16 +331,26 @@ class TrainingTable:
         """A number for each document row, equal for documents of equal text. Shape as `documents`."""
         return _untwin(self._document_twins, documents.astype(np.int64))
 
-    def positives_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Document rows of all positives of `rows`, and for each the place in `rows` that it belongs to."""
-        counts = self.positives[rows].astype(np.int64)
-        owners = np.repeat(np.arange(len(rows)), counts)
-        starts = self.offsets[rows] - np.concatenate([[0], np.cumsum(counts)[:-1]]) if len(rows) else counts
-        return self.entries[np.repeat(starts, counts) + np.arange(counts.sum())], owners
+    def relevant_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Document rows of all that is judged relevant for `rows` (positives, and what is below their grade), and for
+        each the place in `rows` that it belongs to."""
+        documents, owners = _slices(self.entries, self.offsets[rows], self.positives[rows].astype(np.int64))
+        if self._relevant is None:
+            return documents, owners
+        offsets = np.asarray(self._relevant.offsets)
+        more, of = _slices(np.asarray(self._relevant.values), offsets[rows], np.diff(offsets)[rows])
+        return np.concatenate([documents, more]), np.concatenate([owners, of])
 
     def qids(self, rows: np.ndarray) -> list[str]:
         """Query ids of table rows."""
         return self.query_ids.take(self.queries[rows])
+
+
+def _slices(values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """values[starts[i] : starts[i] + counts[i]] of every i, one after another, and the i of each."""
+    owners = np.repeat(np.arange(len(counts)), counts)
+    before = np.concatenate([[0], np.cumsum(counts)])[:-1]
+    return values[np.repeat(starts - before, counts) + np.arange(counts.sum())], owners
 
 
 def _untwin(twins: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -348,7 +373,10 @@ def write_table(
     twins = find_twins(lambda rows: [texts[row] for row in rows.tolist()], used.astype(np.int64), "compare queries")
     np.save(folder / "query_twins.npy", twins)
     lists = table.column("documents").chunk(0)
-    used = np.unique(np.asarray(lists.values)).astype(np.int64)
+    named = [np.asarray(lists.values)]
+    if RELEVANT in table.column_names:
+        named.append(np.asarray(table.column(RELEVANT).combine_chunks().values))
+    used = np.unique(np.concatenate(named)).astype(np.int64)
     np.save(folder / "document_twins.npy", find_twins(collection.documents.texts, used, "compare documents"))
     meta = {"fingerprint": fingerprint, "report": asdict(report)}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
