@@ -237,7 +237,7 @@ def test_a_random_negative_is_no_positive_also_where_nearly_everything_is_one(sc
 
 
 def test_what_is_judged_below_the_positive_grade_is_no_negative_of_any_kind(tmp_path: Path):
-    """q0: d0 (2), d1 (1), d4 a copy of d1; q1: d1 (2); q2: d4 (2). q0 has neither d1 nor d4 as a negative of any kind."""
+    """q0: d0 (2), d1 (1), d4 a copy of d1; q1: d1 (2); q2: d4 (2). Neither d1 nor d4 is a negative of q0."""
     judged = [(0, 0, 2), (0, 1, 1), (1, 1, 2), (2, 4, 2)]
     texts = ["best", "good", "other", "more", "good"]
     collection = write_collection(tmp_path / "c", texts, ["first", "second", "third"], judged)
