@@ -4,8 +4,8 @@
         [--chunks 1 16 64] [--threads 1]
 
 The head of a language model on random hidden states, log(1 + relu) and max over positions, forward and backward, in
-float32 on the CPU, each variant in a process of its own. Printed is what its peak memory is above that of the same process
-before the step, the time, and the largest difference of any gradient to that of the materialised logits.
+float32 on the CPU, each variant in a process of its own. Printed is what its peak memory is above that of the same
+process before the step, the time, and the largest difference of any gradient to that of the materialised logits.
 """
 
 from __future__ import annotations

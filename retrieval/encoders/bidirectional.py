@@ -7,10 +7,10 @@ implementation follows and which is saved with the model: plain sentence-transfo
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 
@@ -20,10 +20,11 @@ from .pooling import set_pooling
 __all__ = ["attend_both_ways", "sees_what_follows"]
 
 _LOG = logging.getLogger(__name__)
+M = TypeVar("M", SentenceTransformer, SparseEncoder)
 _PROBE = 8
 
 
-def attend_both_ways(model: SentenceTransformer) -> SentenceTransformer:
+def attend_both_ways(model: M) -> M:
     """Take the causal mask off every transformer of `model`, in place; pooling of the last token becomes the mean.
 
     A transformer that attends both ways already is left as it is. A sliding window stays a window, to both sides.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 __all__ = ["set_pooling"]
@@ -12,7 +12,7 @@ __all__ = ["set_pooling"]
 _LOG = logging.getLogger(__name__)
 
 
-def set_pooling(model: SentenceTransformer, mode: str, *, instead_of: str | None = None) -> int:
+def set_pooling(model: SentenceTransformer | SparseEncoder, mode: str, *, instead_of: str | None = None) -> int:
     """Let every pooling module of `model` pool by `mode`, in place; return how many were changed.
 
     Args:
