@@ -26,7 +26,7 @@ __all__ = ["Batch", "search_batch"]
 _UNITS = 1 << 29  # the greatest possible sum of a query, in whole units
 _BUCKETS = 1 << 10
 _CHECK = 16  # postings a block between two looks at which blocks are left
-_SPARSE = 8  # entries a block from which on a block's entry is looked up
+_SPARSE = 64  # entries a block from which on a block's entry is looked up
 _FIRST = 32  # blocks that give the first k-th score; more for long lists
 
 
@@ -71,7 +71,8 @@ class Space(NamedTuple):
 
     Attributes:
         dense: (v,) float64, the query's weights by term; zero between queries.
-        bound: (blocks,) int32, what the terms that are not added yet can add; slot: (blocks,) int32 or -1, alive: the blocks that have a slot, in order.
+        bound: (blocks,) int32, what the terms that are not added yet can add.
+        slot: (blocks,) int32 or -1, alive: the blocks that have a slot, in order.
         sums: (blocks · BLOCK,) int32, bounds of the documents in blocks that have a slot.
         blocked: (documents,) whether a position must not be returned; false between queries.
     """

@@ -98,13 +98,13 @@ class LuceneImpactIndex:
     def _batch(self, queries: csr_matrix, fetch: int) -> tuple[np.ndarray, np.ndarray]:
         names = [str(number) for number in range(len(queries.indptr) - 1)]
         with java_errors("searching"):
-            weighted = java_list([_java_map(queries, number) for number in range(len(names))])
+            weighted = java_list([java_map(queries, number) for number in range(len(names))])
             found = self._searcher.batch_search(weighted, java_list(names), fetch, int(self.threads))
             answer = self._writer.writeValueAsString(found)
         return read_hits(answer, names, fetch, self.ids)
 
 
-def _java_map(queries: csr_matrix, number: int) -> Any:
+def java_map(queries: csr_matrix, number: int) -> Any:
     """Token → weight of one query."""
     result, integer = autoclass("java.util.HashMap")(), autoclass("java.lang.Integer")
     part = slice(queries.indptr[number], queries.indptr[number + 1])
