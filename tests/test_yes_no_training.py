@@ -21,7 +21,7 @@ from rtk.retrieval.rerankers.registry import load_reranker
 from rtk.retrieval.training.config import load_config
 from rtk.retrieval.training.trainer import train
 
-WORDS = {"yes": "Y", "no": "N"}
+ASKED = {"positive_answer": "Y", "negative_answer": "N"}
 KINDS = ["contrastive", "supervised"]
 PAIRS = [
     ("heat flow", "wing  air\nflow"),
@@ -103,7 +103,7 @@ def config(tiny_llama: Path, tmp_path: Path, beir_folder: Callable[..., Path]) -
         "method": "yes-no",
         "model": str(tiny_llama),
         "data": {"collection": str(folder), "runs": {"negatives": str(tmp_path / "all.run")}},
-        "prompt": WORDS,
+        "prompt": ASKED,
         "sampling": {"negatives": 2},
         "lora": None,
         "trainer": {
@@ -125,12 +125,12 @@ def scores(reranker: Any) -> list[float]:
 def test_training_and_both_rerankers_score_alike(config: dict, prompt: dict):
     from rtk.retrieval.training.models import load_model
 
-    prompt = {**WORDS, **prompt}
-    output = train(load_config({**config, "prompt": prompt}))
-    training = load_model(load_config({**config, "prompt": prompt, "model": str(output)}))
+    asked = {**ASKED, **prompt}
+    output = train(load_config({**config, "prompt": asked}))
+    training = load_model(load_config({**config, "prompt": asked, "model": str(output)}))
     with torch.no_grad():
         trained = training(dict(training.preprocess(PAIRS)))["scores"].flatten().tolist()
-    settings = {"device": "cpu", **prompt}
+    settings = {"device": "cpu", "yes": "Y", "no": "N", **prompt}
     assert scores(load_reranker("yes-no", str(output), **settings)) == pytest.approx(trained, abs=1e-5)
     assert scores(load_reranker("cross-encoder", str(output), device="cpu")) == pytest.approx(trained, abs=1e-5)
     from sentence_transformers import CrossEncoder
@@ -179,7 +179,7 @@ def test_what_does_not_go_together_is_told(config: dict, tiny_models: Path):
     with pytest.raises(ConfigError, match="lengths"):
         load_config({**config, "lengths": {"query": 8, "document": 8}})
     with pytest.raises(ConfigError, match="one token"):
-        train(load_config({**config, "prompt": {"yes": "certainly", "no": "No"}}))
+        train(load_config({**config, "prompt": {"positive_answer": "certainly"}}))
     given = {**config, "method": "cross-encoder", "model": str(tiny_models / "cross_encoder"), "prompt": None}
     with pytest.raises(ConfigError, match="answers yes or no"):
         train(load_config({**given, "loss": [{"name": "yes-no"}]}), overwrite=True)

@@ -47,7 +47,7 @@ class Prompting(Block):
         thinking: for chat templates that know `enable_thinking`; None leaves it to the template.
         double_bos: begin with BOS twice, as FIRST's and rank_llm's code did.
         context: tokens of prompt and answer; None is what the model and its tokenizer say.
-        yes, no: the answers of method yes-no.
+        positive_answer, negative_answer: of method yes-no, quoted in YAML.
         instruction: in front of its prompt.
         end: whether the answer's end is learned too (FullRank's was not, so that its length had to be forced).
     """
@@ -60,7 +60,7 @@ class Prompting(Block):
     thinking: bool | None = None
     double_bos: bool = False
     context: PositiveInt | None = None
-    yes: str = "Yes"
-    no: str = "No"
+    positive_answer: str = "Yes"
+    negative_answer: str = "No"
     instruction: str | None = None
     end: bool = True

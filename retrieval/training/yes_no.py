@@ -66,7 +66,9 @@ def load_yes_no(path: str, config: TrainConfig) -> PromptedCrossEncoder:
     block, tokenizer = config.prompt_block, language_tokenizer(config)
     reading = Reading(block.words, block.tokens, block.template, block.thinking, block.double_bos)
     reader = Reader(tokenizer, block.context or context_of(network.model, tokenizer))
-    asking = YesNoReranker(reader, reading=reading, yes=block.yes, no=block.no, instruction=block.instruction)  # type: ignore[arg-type]
+    asking = YesNoReranker(
+        reader, reading=reading, yes=block.positive_answer, no=block.negative_answer, instruction=block.instruction
+    )  # type: ignore[arg-type]
     network.tokenizer.chat_template = pair_template(asking, tokenizer)
     # The ways to read a text were found before the template was there.
     network.modality_config, network.module_output_name = network.infer_modalities(network.model, network.processor)
