@@ -28,7 +28,7 @@ __all__ = ["BLOCK", "Layout", "open_layout", "write_layout"]
 BLOCK = 64
 _LEVELS = 255
 _FILES = ("order", "bounds", "terms", "weights", "entry_bounds", "posting_bounds", "entry_block", "entry_maximum",
-          "entry_end", "posting_place", "posting_weight", "scale")  # fmt: skip
+          "entry_end", "posting", "scale")  # fmt: skip
 
 
 class Layout(NamedTuple):
@@ -44,9 +44,9 @@ class Layout(NamedTuple):
         entry_block: (e,) uint32, ascending in each term.
         entry_maximum: (e,) uint8, the largest weight of the entry in units of the term's scale, rounded up.
         entry_end: (e,) uint32, where its postings end, counted from the term's first.
-        posting_place: (n,) uint8, the document's place in its block.
-        posting_weight: (n,) uint8, the weight in units of the term's scale, rounded up; at least 1.
-        scale: (v,) float64: no weight of term t is above posting_weight · scale[t].
+        posting: (n,) uint16: the document's place in its block, and above it, times 256, the weight's level: the weight
+            in units of the term's scale, rounded up, at least 1. Together, since a block's few are read at a time.
+        scale: (v,) float64: no weight of term t is above its level · scale[t].
     """
 
     order: np.ndarray
@@ -58,8 +58,7 @@ class Layout(NamedTuple):
     entry_block: np.ndarray
     entry_maximum: np.ndarray
     entry_end: np.ndarray
-    posting_place: np.ndarray
-    posting_weight: np.ndarray
+    posting: np.ndarray
     scale: np.ndarray
 
 
@@ -102,11 +101,10 @@ def _write_inverted(folder: Path, bounds: np.ndarray, terms: np.ndarray, weights
         _array(folder, "entry_block", np.uint32, size) as block,
         _array(folder, "entry_maximum", np.uint8, size) as maximum,
         _array(folder, "entry_end", np.uint32, size) as ends,
-        _array(folder, "posting_place", np.uint8, length) as place,
-        _array(folder, "posting_weight", np.uint8, length) as weight,
+        _array(folder, "posting", np.uint16, length) as posting,
     ):
         _invert(bounds, terms, weights, scale, entry_bounds[:-1].copy(), posting_bounds,
-                block, maximum, ends, place, weight)  # fmt: skip
+                block, maximum, ends, posting)  # fmt: skip
 
 
 @contextmanager
@@ -176,7 +174,7 @@ def _statistics(
 def _invert(
     bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, scale: np.ndarray,
     next_entry: np.ndarray, posting_bounds: np.ndarray,
-    block: np.ndarray, maximum: np.ndarray, ends: np.ndarray, place: np.ndarray, weight: np.ndarray,
+    block: np.ndarray, maximum: np.ndarray, ends: np.ndarray, posting: np.ndarray,
 ) -> None:  # fmt: skip
     """Write entries and postings term by term, walking over the documents once."""
     last = np.full(len(scale), -1, np.int64)
@@ -198,6 +196,5 @@ def _invert(
                 maximum[entry] = 0
             maximum[entry] = max(maximum[entry], level)
             ends[entry] = next_posting[term] + 1 - posting_bounds[term]
-            place[next_posting[term]] = position % BLOCK
-            weight[next_posting[term]] = level
+            posting[next_posting[term]] = position % BLOCK + level * 256
             next_posting[term] += 1

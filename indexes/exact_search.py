@@ -348,9 +348,8 @@ def _add_entry(index: Layout, entry: Any, begin: Any, end: Any, factor: int, spa
     space.bound[block] -= np.int32(factor * np.int32(index.entry_maximum[entry]))
     first = np.uint64(space.slot[block]) * np.uint64(BLOCK)
     for here in range(begin, end):
-        space.sums[first + np.uint64(index.posting_place[here])] += np.int32(
-            factor * np.int32(index.posting_weight[here])
-        )
+        posting = index.posting[here]
+        space.sums[first + np.uint64(posting & 255)] += np.int32(factor * np.int32(posting >> 8))
     return np.int64(end - begin)
 
 
