@@ -294,7 +294,7 @@ class OracleModel:
         best = sorted(known, key=lambda label: -known[label])
         if "<score>" in text:
             return f"good\n<score>\n{known['']}\n</score>"
-        if "0~10" in text:
+        if "number from 0" in text:
             return f"<think>hm</think><answer>{known['']}</answer>"
         if "<answer>" in text:
             return f"<think>hm</think>\n<answer>[{best[0]}]</answer>"

@@ -140,7 +140,6 @@ def test_sets_by_an_oracle(sorting: Any, presentation: Any, count: int, oracle_m
         SetwiseReranker(oracle_model(), sort=sort),
         SetwiseReranker(oracle_model(), sort=sort, labels="brackets"),
         RankR1Reranker(oracle_model(), sort=sort),
-        RankR1Reranker(oracle_model(), sort=sort, version="v0.2"),
     ):
         (result,) = rerank_checked(reranker, [graded("q", count)])
         assert list(result.ids)[:4] == best(count)[:4]

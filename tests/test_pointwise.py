@@ -21,7 +21,7 @@ from rtk.retrieval.rerankers.pointwise_tokens import (
     expected_grade,
     first_words,
 )
-from rtk.retrieval.rerankers.pointwise_written import ERankReranker, RetroReranker
+from rtk.retrieval.rerankers.pointwise_written import ERankReranker, RetroReranker, Wording
 from rtk.retrieval.rerankers.query_likelihood import QueryLikelihoodReranker
 from rtk.retrieval.rerankers.reading import PromptWriter, Reading, decoder_tokens
 from rtk.retrieval.rerankers.scores import ScoreFormat
@@ -141,6 +141,19 @@ def test_retro_averages_the_samples_that_can_be_read(oracle_model: Oracle) -> No
     assert result.usage.malformed == 2 + 4
     with pytest.raises(ConfigError, match="greedy samples"):
         RetroReranker(model, samples=2, temperature=0)
+
+
+def test_a_checkpoints_own_words_come_from_a_file(oracle_model: Oracle, tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text('{"why": {relevance}}: {query} | {document}')
+    reranker = RetroReranker(oracle_model(), relevance="helps", prompt_file=str(path))
+    assert reranker.identity()["prompt"] == ['{"why": helps}: {query} | {document}']
+    assert Wording("{a}, {b}, {c}").substitute(a="{b}", b="x") == "{b}, x, {c}", "what is put in is not filled again"
+    path.write_text("{query} only")
+    with pytest.raises(ConfigError, match=r"lacks the places \{relevance\}, \{document\}"):
+        RetroReranker(oracle_model(), prompt_file=str(path))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ERankReranker(oracle_model(), prompt_file=str(tmp_path / "nowhere"))
 
 
 # --- by real models ---

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ERankReranker", "RetroReranker", "WrittenScoreModel"]
 
 Weight = Literal["none", "probability"]
+_PLACE = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +129,14 @@ def _split(tokenizer: Any, sample: Generation, score: WrittenScore) -> tuple[tup
 class ERankReranker(PointwiseReranker):
     """ERank (2025): the model thinks, then writes an integer from 0 to 10; score = s · Pr(s) where s is written.
 
-    One user turn; query and document are cut to 2,048 tokens as published. The wording is the model card's, from
-    memory: compare it with the checkpoint's before reporting figures.
+    One user turn; query and document are cut to 2,048 tokens as published. The wording is ours: a released checkpoint
+    was trained with its own, which goes into `prompt_file`.
 
     Args:
         model: the language model.
         reading: how documents are shown.
         instruction: what relevance is in this task; the paper's table 7 has one for each benchmark.
+        prompt_file: the user turn in other words, with the places {instruction}, {query} and {document}.
         max_new_tokens: room for thinking.
         fusion: α of the first stage, see `PointwiseReranker`.
         effort: how many queries share a call.
@@ -146,14 +150,16 @@ class ERankReranker(PointwiseReranker):
         *,
         reading: Reading | None = None,
         instruction: str = "Given a web search query, retrieve relevant passages that answer the query",
+        prompt_file: str | None = None,
         max_new_tokens: int = 2048,
         fusion: float | None = None,
         effort: Effort | None = None,
     ) -> None:
         self.writer = PromptWriter(model, reading or self.READING)
+        wording = _wording(prompt_file, _ERANK, ("instruction", "query", "document"))
 
         def prompt(query: str, document: str) -> list[Message]:
-            return [Message("user", _ERANK.format(instruction=instruction, query=query, document=document))]
+            return [Message("user", wording.substitute(instruction=instruction, query=query, document=document))]
 
         written = WrittenScoreModel(
             "erank", self.writer, prompt, ScoreFormat("answer", 10), Sampling(max_new_tokens), "probability"
@@ -161,27 +167,23 @@ class ERankReranker(PointwiseReranker):
         super().__init__(written, effort=effort, fusion=fusion)
 
 
-_ERANK = """Given a query and a document, please give a relevance score of 0~10.
-The goal or relevance definition is: {instruction}
+_ERANK = """How relevant is the document to the query, as a whole number from 0 (not at all) to 10 (perfectly)?
+What counts as relevant: {instruction}
 
-Here is the query:
+Query:
 {query}
 
-Here is the document:
+Document:
 {document}
 
-After thinking, directly choose a relevance score from [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10].
-- 0 represents completely not related
-- 10 means perfectly related.
-
-Desired output format:
-<think>put your thinking here</think><answer>Only allows an integer here</answer>
-
-Your output:"""
+Think first, then give the number alone between the tags:
+<think>your thoughts</think><answer>number</answer>"""
 
 
 class RetroReranker(PointwiseReranker):
     """Retro* (2025): a rubric in five bands, an integer from 0 to 100, averaged over samples.
+
+    The wording is ours: a released checkpoint was trained with its own, which goes into `prompt_file`.
 
     score = mean of K sampled scores ("mean-score@K"): temperature 0.6, top-k 40, thinking mode off as published. The
     published recipe scores the top 100 once and then the top 30 with K = 16: two runs of `rtk rerank`, the second with
@@ -191,8 +193,7 @@ class RetroReranker(PointwiseReranker):
         model: the language model.
         reading: how documents are shown; published whole.
         relevance: the task's definition of relevance.
-        query_type: what queries are in this task.
-        document_type: what documents are.
+        prompt_file: the user turn in other words, with the places {relevance}, {query} and {document}.
         samples: K.
         temperature: of sampling.
         top_k: of sampling.
@@ -208,9 +209,8 @@ class RetroReranker(PointwiseReranker):
         model: LanguageModel,
         *,
         reading: Reading | None = None,
-        relevance: str | None = None,
-        query_type: str = "query",
-        document_type: str = "document",
+        relevance: str = "a document is relevant if it helps to answer the query",
+        prompt_file: str | None = None,
         samples: int = 1,
         temperature: float = 0.6,
         top_k: int | None = 40,
@@ -220,57 +220,58 @@ class RetroReranker(PointwiseReranker):
     ) -> None:
         if samples > 1 and temperature == 0:
             raise ConfigError("samples above 1 need a temperature above 0: greedy samples are all the same")
-        definition = relevance or (
-            f"Given a query ({query_type}) and a document ({document_type}), the document is relevant to the query if "
-            "the document can help answer the query."
-        )
         self.writer = PromptWriter(model, reading or self.READING)
+        wording = _wording(prompt_file, _RETRO, ("relevance", "query", "document"))
 
         def prompt(query: str, document: str) -> list[Message]:
-            kinds = {"query_type": query_type, "document_type": document_type}
-            return [Message("user", _RETRO.format(relevance=definition, query=query, document=document, **kinds))]
+            return [Message("user", wording.substitute(relevance=relevance, query=query, document=document))]
 
         sampling = Sampling(max_new_tokens, temperature=temperature, top_k=top_k, samples=samples, seed=seed)
         written = WrittenScoreModel("retro", self.writer, prompt, ScoreFormat("score", 100), sampling)
         super().__init__(written, effort=effort)
 
 
-# The checkpoints' input format: the prompt published with Retro* (arXiv 2509.24869, evaluation code 4821a03).
-_RETRO = """Here is the **relevance definition** in a retrieval task: {relevance}
+_RETRO = """Judge how relevant a document is to a query. Relevance here: {relevance}
 
-Now given a **query** ({query_type}) and a **document** ({document_type}) in this retrieval task, your mission is to \
-perform the following steps.
+First say what the query needs, then what of it the document has, then decide on a score from 0 to 100:
+- 80 to 100: it answers the query directly and fully.
+- 60 to 80: it has most of what is asked, with small gaps.
+- 40 to 60: it is about the subject and has a part of what is asked.
+- 20 to 40: it shares words with the query, but its subject is another.
+- 0 to 20: it has nothing to do with the query.
 
-1. Query Analysis: Think to reason and describe what information would be most helpful in answering the query.
-2. Document Analysis: Discuss how the information provided by the document fulfills or fails to fulfill the \
-requirements implied by the query.
-3. Relevance Annotation: Based on the relevance definition and the insights from the previous two steps, clearly \
-justify your final relevance annotation result and annotate an integer score from a scale of 0 to 100. Please use the \
-following guide:
-    - **80-100 (Highly Relevant):** The document directly and comprehensively addresses the query's intent. It is a \
-core and authoritative answer.
-    - **60-80 (Relevant):** The document substantially addresses the query's intent, providing most of the key \
-information, but might miss some minor details.
-    - **40-60 (Moderately Relevant):** The document is on-topic and addresses a part of the query's intent, but it is \
-not a comprehensive answer.
-    - **20-40 (Slightly Relevant):** The document mentions keywords from the query, but its main topic is different. \
-It offers very limited value.
-    - **0-20 (Irrelevant):** The document does not address the query's intent at all and is off-topic.
-
-After providing your detailed analysis and justification for all the steps above, conclude your entire response with \
-the final relevance score. The score must be placed strictly between the <score> tags. There should be no other text \
-or explanation inside the tags:
-<score>
-[From a scale of 0 to 100, annotate the degree of relevance between the query and the document.]
-</score>
-
-Query ({query_type}):
-[Begin of Query]
+Query:
 {query}
-[End of Query]
 
-Document ({document_type}):
-[Begin of Document]
+Document:
 {document}
-[End of Document]
-"""
+
+End with the score alone between the tags: <score>number</score>"""
+
+
+def _wording(path: str | None, default: str, places: Sequence[str]) -> Wording:
+    """The user turn's text, ours or a file's.
+
+    Raises:
+        ConfigError: no such file, or a place that is missing.
+    """
+    if path is None:
+        return Wording(default)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompt_file {path!r} cannot be read: {error}") from error
+    missing = [f"{{{place}}}" for place in places if f"{{{place}}}" not in text]
+    if missing:
+        raise ConfigError(f"prompt_file {path!r} lacks the places {', '.join(missing)}")
+    return Wording(text)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A text with places in braces; other braces, and braces in what is put in, stay what they are."""
+
+    text: str
+
+    def substitute(self, **values: str) -> str:
+        return _PLACE.sub(lambda found: values.get(found.group(1), found.group(0)), self.text)

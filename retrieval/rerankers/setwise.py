@@ -16,7 +16,7 @@ from .language_model import Sampling
 from .lockstep import Answer, Effort, Lockstep, Ranking
 from .pointwise_tokens import first_words
 from .reading import PromptWriter, Reading, share_by
-from .setwise_prompts import RANK_R1, RANK_R1_V2, SETWISE, SETWISE_BRACKETS, SetPrompt, read_choice
+from .setwise_prompts import RANK_R1, SETWISE, SETWISE_BRACKETS, SetPrompt, read_choice
 from .sorting import SortKind, sort_plan
 
 if TYPE_CHECKING:
@@ -211,7 +211,6 @@ class RankR1Reranker(SetwiseSorter):
         model: the language model.
         sort: how sets are sorted; published a heap with 20 documents to a set, k 10, shuffled.
         reading: how documents are shown; published 512 tokens for TREC DL, 1,024 for BRIGHT.
-        version: "v0.1", or "v0.2" for the checkpoints of that training.
         max_new_tokens: room for thinking.
         effort: how many queries share a call.
     """
@@ -225,15 +224,11 @@ class RankR1Reranker(SetwiseSorter):
         *,
         sort: SetSort | None = None,
         reading: Reading | None = None,
-        version: Literal["v0.1", "v0.2"] = "v0.1",
         max_new_tokens: int = 2048,
         effort: Effort | None = None,
     ) -> None:
-        prompts = {"v0.1": RANK_R1, "v0.2": RANK_R1_V2}
-        if version not in prompts:
-            raise ConfigError(f"Rank-R1 version {version!r}: expected v0.1 or v0.2")
         self.writer = PromptWriter(model, reading or self.READING)
-        chooser = _ReasoningModel(self.writer, prompts[version], Sampling(max_new_tokens))
+        chooser = _ReasoningModel(self.writer, RANK_R1, Sampling(max_new_tokens))
         sort = sort or self.SORT
         super().__init__(chooser, sort=sort, effort=effort)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .chat import Message
 from .identifiers import Identifiers
 
-__all__ = ["RANK_R1", "RANK_R1_V2", "SETWISE", "SETWISE_BRACKETS", "SetPrompt", "read_choice"]
+__all__ = ["RANK_R1", "SETWISE", "SETWISE_BRACKETS", "SetPrompt", "read_choice"]
 
 
 @dataclass(frozen=True)
@@ -83,29 +83,6 @@ RANK_R1 = SetPrompt(
     identifiers=Identifiers("numbers"),
 )
 """Rank-R1 v0.1 (Zhuang et al. 2025), with documents as in its training data ("[i] text")."""
-
-RANK_R1_V2 = SetPrompt(
-    system=(
-        "You are RankLLM, an intelligent assistant capable of evaluating the relevancy of passages to a given query."
-    ),
-    template=(
-        "You will be presented with a query, and a set of documents.\n\n"
-        "Your task consists of the following step:\n\n"
-        "1. Analyze the query: Carefully read the query and identify the core problem or question being asked.\n\n"
-        "2. Analyze the documents: Thoroughly examine each document and briefly explain how each document is relevant "
-        "or not relevant to the query.\n\n"
-        "3. Find the most relevant document: Based on your analysis, select the most relevant document to the query "
-        "from the set and briefly explain why.\n\n"
-        "Important: Provide your analysis within the <think> </think> tags and answer only the label of the most "
-        "relevant document, enclosed in square brackets, within the <answer> </answer> tags. For example, if the third "
-        "document is the most relevant, your response should be:\n<think> Your analysis here </think>\n"
-        "<answer>[3]</answer>\n\nHere is the query: {query}\n\nHere are the documents:\n{documents}"
-    ),
-    document="[{label}]: {text}",
-    separator="\n\n",
-    identifiers=Identifiers("numbers"),
-)
-"""Rank-R1 v0.2."""
 
 
 def read_choice(text: str, count: int) -> int | None:
