@@ -94,3 +94,10 @@ def test_language_model_rerankers(tiny_llama, capsys):
     assert scope["logits"].values.shape == (2, 2)
     assert set(scope["result"].ids) == {"d1", "d2"}
     assert "Usage(" in capsys.readouterr().out
+
+
+def test_sparse_index(monkeypatch, tmp_path):
+    pytest.importorskip("numba", reason="the sparse extra is not installed")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("sparse-index.md"):
+        exec(block, {})
