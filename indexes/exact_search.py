@@ -341,7 +341,7 @@ def _add_term_here(index: Layout, term: int, factor: int, space: Space, alive: i
 
 
 @jit
-def _add_entry(index: Layout, entry: Any, begin: Any, end: Any, factor: int, space: Space) -> int:
+def _add_entry(index: Layout, entry: Any, begin: Any, end: Any, factor: int, space: Space) -> Any:
     """Add the postings of one entry, and take it off what its block can still add. Unsigned indices spare a test for
     negative ones at every posting."""
     block = np.uint64(index.entry_block[entry])

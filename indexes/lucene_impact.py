@@ -179,7 +179,7 @@ def _fields() -> tuple[Any, Any, Any]:
 def _token_lines(whole: csr_matrix) -> list[str]:
     """For each document its tokens with their weights, as Lucene's filter for term frequencies reads them."""
     pairs = [f"{term}{_DELIMITER}{weight}" for term, weight in zip(whole.indices, whole.data, strict=True)]
-    bounds: list[int] = whole.indptr.tolist()
+    bounds: Any = whole.indptr.tolist()
     return [" ".join(pairs[start:stop]) or f"{EMPTY}{_DELIMITER}1" for start, stop in pairwise(bounds)]
 
 
