@@ -208,9 +208,9 @@ def test_a_list_is_ordered_by_labels_a_teacher_or_judgments(config: dict, tmp_pa
         best = WORDS[(WORDS.index(shown.query) + 1) % len(WORDS)]
         assert shown.passages[shown.order[0]] == best
         assert list(shown.order[1:]) == sorted(shown.order[1:])  # the rest as the first stage has them
-        assert sorted(shown.levels.tolist()) == [0.0] * (COUNT - 1) + [1.0]
+        assert sorted(shown.levels.tolist()) == [0.0] * (len(shown.passages) - 1) + [1.0]
         taught = by_label.window(row, 0, 0, 0)
-        assert len(set(taught.levels.tolist())) == COUNT
+        assert len(set(taught.levels.tolist())) == len(taught.passages)
         assert list(np.argsort(-taught.levels)) == list(taught.order)
 
 
@@ -228,7 +228,7 @@ def test_documents_that_the_target_order_lacks_come_last_and_are_counted(config:
     assert table.report.without_order == len(WORDS) - 1
     shown = table.window(0, 0, 0, 0)
     assert shown.passages[shown.order[0]] == WORDS[1]
-    assert table.report.unordered_documents == COUNT * len(WORDS) - 1
+    assert table.report.unordered_documents == sum(COUNT - n % 2 for n in range(len(WORDS))) - 1
 
 
 def test_shuffled_judgments_are_a_control(config: dict):
@@ -308,14 +308,10 @@ def test_problems_of_a_configuration_are_told_at_once(config: dict):
 # --- training ---
 
 
-@pytest.mark.parametrize(
-    ("method", "loss"), [("first", "first"), ("full-rank", "full-rank"), ("rank-gpt", "permutation")]
-)
-def test_training_learns_and_its_reranker_finds_the_right_order(
-    config: dict, toy: Path, tmp_path: Path, method: str, loss: str
-):
-    config["trainer"] |= {"max_steps": 60, "per_device_train_batch_size": 12, "learning_rate": 1e-2, "save_steps": 60}
-    evaluation = {"collection": str(toy), "run": str(tmp_path / "first.run"), "every": 60, "measure": "RR@10"}
+@pytest.mark.parametrize("method", ["first", "full-rank"])
+def test_training_learns_and_its_reranker_finds_the_right_order(config: dict, toy: Path, tmp_path: Path, method: str):
+    config["trainer"] |= {"max_steps": 30, "per_device_train_batch_size": 12, "learning_rate": 1e-2, "save_steps": 30}
+    evaluation = {"collection": str(toy), "run": str(tmp_path / "first.run"), "every": 30, "measure": "RR@10"}
     output = train(load_config({**config, "method": method, "evaluation": evaluation}))
     found = record(output)
     values = [entry["RR@10"] for entry in found["evaluations"]]
@@ -339,7 +335,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
 
 @pytest.mark.parametrize("method", ["first", "full-rank"])
 def test_two_processes_train_as_one(config: dict, method: str, train_on_ranks: Callable[..., list[Path]]):
-    config["sampling"] |= {"smallest": 2}  # answers of different lengths: tokens are counted over both processes
+    """Lists have five or six documents: tokens are counted over both processes."""
     one, two = train_on_ranks({**config, "method": method}, 4, max_steps=3, learning_rate=0.05, max_grad_norm=0.0)
     ones, twos = weights(one), weights(two)
     assert any((value - weights(Path(config["model"]))[name]).abs().max() > 1e-3 for name, value in ones.items())
@@ -366,8 +362,32 @@ def test_a_loss_that_is_no_number_stops_the_training_with_its_queries(config: di
 # --- the losses ---
 
 
+def test_the_loss_reads_the_logits_that_the_reranker_orders_by(config: dict):
+    resolved = load_config({**config, "sampling": {"window": COUNT, "shuffle": 0.5}})
+    model, batch, tables = a_batch(resolved)
+    model.eval()
+    loss = make_loss("language-model", resolved.loss, LossContext(model, tables, resolved))
+    label = batch.pop("label")
+    with torch.no_grad():
+        scores = loss.identifier_logits(loss._logits(model, batch, label["targets"].shape[1] + 1), label)
+    reranker, sampler_rows = list_reranker(model, resolved), _rows(resolved, tables)
+    for slot in range(4):
+        window = tables[0].window(sampler_rows[slot], 0, slot, 0)
+        candidates = tuple(Candidate(str(at), text) for at, text in enumerate(window.passages))
+        (result,) = reranker.rerank([Request("q", window.query, candidates)])
+        found = dict(zip(result.ids, result.raw.tolist(), strict=True))
+        expected = scores[slot, : len(candidates)].tolist()
+        assert [found[str(at)] for at in range(len(candidates))] == pytest.approx(expected, abs=1e-4)
+
+
+def _rows(config: TrainConfig, tables: Any) -> list[int]:
+    from rtk.retrieval.training.batches import make_sampler
+
+    return make_sampler(tables, config.sampling, batch_size=4, seed=config.seed).draw(0).rows.tolist()
+
+
 def test_padding_and_the_end_of_sequence_token_change_nothing(config: dict, monkeypatch: pytest.MonkeyPatch):
-    resolved = load_config({**config, "sampling": {"window": COUNT, "smallest": 2}})
+    resolved = load_config(config)
     model, batch, tables = a_batch(resolved)
     model.eval()
     loss = make_loss("language-model", resolved.loss, LossContext(model, tables, resolved))
