@@ -102,8 +102,13 @@ def _change(out: Path, what: str, collection: Mapping[str, Any] | None) -> Itera
     out = out.absolute()
     manifest = read_manifest(out)
     table = _APPEND if what == "append" else _DELETE
+    able = ", ".join(name for name in BACKENDS if name in table)
+    if manifest.kind == "sparse":
+        raise BackendError(
+            f"a sparse index ({manifest.backend}) cannot {what}: its postings are laid out for all documents at once. "
+            "Build it again with --overwrite"
+        )
     if manifest.backend not in table:
-        able = ", ".join(name for name in BACKENDS if name in table)
         raise BackendError(
             f"a {manifest.backend} index cannot {what}: its scores are computed from the statistics of the whole "
             f"collection when it is built. Build it again with --overwrite, or use {able}"

@@ -386,8 +386,8 @@ class ActiveLimits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     every: PositiveInt = 10
-    least: float = Field(1.0, ge=0)
-    most: float = Field(0.25, gt=0, le=1)
+    least: float = Field(default=1.0, ge=0)
+    most: float = Field(default=0.25, gt=0, le=1)
     patience: PositiveInt = 3
 
 

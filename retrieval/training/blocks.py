@@ -322,8 +322,8 @@ class Sparse(Block):
     expansion: Literal["both", "query", "document", "none"] = "both"
     top_query: PositiveInt | None = None
     top_document: PositiveInt | None = None
-    ratio_query: float | None = Field(None, gt=0, lt=1)
-    ratio_document: float | None = Field(None, gt=0, lt=1)
+    ratio_query: float | None = Field(default=None, gt=0, lt=1)
+    ratio_document: float | None = Field(default=None, gt=0, lt=1)
     active: ActiveLimits = ActiveLimits()
 
     @model_validator(mode="after")
