@@ -42,6 +42,7 @@ from rtk.retrieval.training.trainer import train
 WORDS, LENGTH, DEPTH, TEST = 96, 8, 20, 300
 TRAIN_QUERIES = 4  # of each passage
 HELD_OUT = 2500  # passages
+FIRST_WORDS = 4  # of a passage, in the first stage of training
 LAYERS = 3
 STOP = frozenset(
     (
@@ -55,9 +56,14 @@ STOP = frozenset(
 
 @dataclass(frozen=True)
 class Stage:
-    """Windows are short at first: they teach to match words at a fifth of the cost."""
+    """At first windows are short and hold random passages, where equal words say enough: BM25's neighbours have all of
+    the query's own words too, so that nothing could be learned from them without the synonyms, nor these without
+    matching."""
 
     model: Path
+    collection: str
+    run: str
+    words: int
     steps: int
     window: int
     smallest: int
@@ -67,7 +73,7 @@ class Stage:
 def short(query: str, passages: Sequence[str], identifiers: Identifiers) -> list[Message]:
     """The least that can be asked: nothing has to be told to a model that was never taught anything else."""
     lines = [f"[{identifiers.label(at)}] {passage}" for at, passage in enumerate(passages)]
-    return [Message("user", "\n".join([query, *lines, query]))]
+    return [Message("user", "\n".join([*lines, query]))]
 
 
 LIST_PROMPTS["short"] = short
@@ -89,7 +95,9 @@ def passages_of(data: Path) -> tuple[list[str], np.ndarray]:
     return vocabulary, np.stack([generator.permutation(row) for row in generator.permutation(full)])
 
 
-def make_lists(passages: np.ndarray, each: int, seed: int) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+def make_lists(
+    passages: np.ndarray, each: int, seed: int, *, plain: bool = False
+) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """(passage, query words, which of them are replaced, candidates in BM25's order) of `each` queries a passage."""
     generator = np.random.default_rng(seed)
     matrix = np.zeros((len(passages), WORDS), np.float32)
@@ -98,9 +106,9 @@ def make_lists(passages: np.ndarray, each: int, seed: int) -> list[tuple[int, np
     idf = np.log(1 + (len(passages) - frequency + 0.5) / (frequency + 0.5))
     made = []
     for row in np.repeat(np.arange(len(passages)), each).tolist():
-        size = int(generator.integers(4, 9))
-        words = generator.permutation(passages[row])[:size]
-        replaced = np.arange(size) < (size + 1) // 2
+        size = 3 if plain else int(generator.integers(4, 9))
+        words = generator.permutation(passages[row][: FIRST_WORDS if plain else LENGTH])[:size]
+        replaced = np.arange(size) < (0 if plain else (size + 1) // 2)
         scores = matrix[:, words[~replaced]] @ idf[words[~replaced]]
         scores += generator.random(len(scores)) * 1e-3  # ties of BM25 in a random order
         order = np.argsort(-scores)
@@ -110,22 +118,32 @@ def make_lists(passages: np.ndarray, each: int, seed: int) -> list[tuple[int, np
     return made
 
 
-def write_collection(folder: Path, vocabulary: list[str], passages: np.ndarray, each: int, seed: int) -> None:
-    """A collection in BEIR layout with the run of its candidates."""
-    lists = make_lists(passages, each, seed)
+def write_collection(
+    folder: Path, vocabulary: list[str], passages: np.ndarray, each: int, seed: int, *, plain: bool = False
+) -> None:
+    """A collection in BEIR layout with runs of BM25's and of random candidates. Plain queries have three of a passage's
+    first four words, none replaced."""
+    lists = make_lists(passages, each, seed, plain=plain)
     (folder / "qrels").mkdir(parents=True)
     texts = [" ".join(vocabulary[word] for word in row) for row in passages.tolist()]
     corpus = [json.dumps({"_id": f"d{at}", "text": text}) for at, text in enumerate(texts)]
     (folder / "corpus.jsonl").write_text("\n".join(corpus) + "\n")
-    queries, judged, run = [], ["query-id\tcorpus-id\tscore"], []
+    queries, judged, run, easy = [], ["query-id\tcorpus-id\tscore"], [], []
+    generator = np.random.default_rng(seed)
     for at, (row, words, replaced, candidates) in enumerate(lists):
         shown = [f"{'syn' if out else ''}{vocabulary[word]}" for word, out in zip(words, replaced, strict=True)]
         queries.append(json.dumps({"_id": f"q{at}", "text": " ".join(shown)}))
         judged.append(f"q{at}\td{row}\t1")
-        run.append((f"q{at}", [f"d{each}" for each in candidates.tolist()], -np.arange(DEPTH, dtype=np.float32)))
+        falling = -np.arange(DEPTH, dtype=np.float32)
+        run.append((f"q{at}", [f"d{each}" for each in candidates.tolist()], falling))
+        others = generator.permutation(np.setdiff1d(generator.integers(0, len(passages), 2 * DEPTH), [row]))[
+            : DEPTH - 1
+        ]
+        easy.append((f"q{at}", [f"d{each}" for each in (row, *others.tolist())], falling))
     (folder / "queries.jsonl").write_text("\n".join(queries) + "\n")
     (folder / "qrels" / "train.tsv").write_text("\n".join(judged) + "\n")
     write_run(Run.from_lists(run), folder / "bm25.run")
+    write_run(Run.from_lists(easy), folder / "random.run")
 
 
 def write_model(folder: Path, vocabulary: list[str], seed: int) -> None:
@@ -154,7 +172,7 @@ def write_model(folder: Path, vocabulary: list[str], seed: int) -> None:
         num_hidden_layers=LAYERS,
         num_attention_heads=2,
         max_position_embeddings=512,
-        rope_theta=1e6,
+        rope_theta=1e9,
         attention_bias=True,
         bos_token_id=1,
         eos_token_id=2,
@@ -167,14 +185,17 @@ def write_model(folder: Path, vocabulary: list[str], seed: int) -> None:
         key.weight.data[:32] = query.weight.data[:32]
         fast = [32, 33, 34, 35, 48, 49, 50, 51]  # the quickest rotations of the second head
         query.bias.data[fast] = key.bias.data[fast] = 1.7
+        torch.nn.init.orthogonal_(layer.self_attn.v_proj.weight.data)
+        layer.self_attn.o_proj.weight.data = 0.5 * layer.self_attn.v_proj.weight.data.T.clone()
+    torch.nn.init.normal_(model.model.embed_tokens.weight.data, std=0.3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def configuration(work: Path, output: Path, stage: Stage, *, seed: int, shuffled: bool) -> dict[str, Any]:
     data: dict[str, Any] = {
-        "collection": str(work / "train"),
-        "runs": {"first_stage": str(work / "train" / "bm25.run")},
+        "collection": str(work / stage.collection),
+        "runs": {"first_stage": str(work / stage.collection / stage.run)},
     }
     if shuffled:
         data["shuffle_judgments"] = seed
@@ -182,7 +203,7 @@ def configuration(work: Path, output: Path, stage: Stage, *, seed: int, shuffled
         "method": "first",
         "model": str(stage.model),
         "data": data,
-        "prompt": {"wording": "short", "template": "plain", "double_bos": False, "words": None},
+        "prompt": {"wording": "short", "template": "plain", "double_bos": False, "words": stage.words},
         "sampling": {"window": stage.window, "smallest": stage.smallest, "start": "anywhere", "shuffle": 1.0},
         "trainer": {
             **{"per_device_train_batch_size": stage.batch, "gradient_accumulation_steps": 1, "max_steps": stage.steps},
@@ -237,6 +258,7 @@ def main() -> None:
     logging.getLogger("rtk.retrieval.training").setLevel(logging.INFO)
     vocabulary, passages = passages_of(given.data)
     if not (work / "test").exists():
+        write_collection(work / "plain", vocabulary, passages[:-HELD_OUT], 1, 3, plain=True)
         write_collection(work / "train", vocabulary, passages[:-HELD_OUT], TRAIN_QUERIES, 1)
         write_collection(work / "test-all", vocabulary, passages[-HELD_OUT:], 1, 2)
         keep_some(work / "test-all", work / "test", TEST)
@@ -264,9 +286,14 @@ def one(work: Path, name: str, seed: int, steps: int) -> None:
     """Train and test once."""
     output = work / f"{name.split()[0]}-{seed}"
     began = time.process_time()
-    short = Stage(work / f"random-{seed}", steps, 4, 2, 32)
-    first = work / f"{name.split()[0]}-{seed}-short"
-    for stage, out in ((short, first), (Stage(first, steps // 2, DEPTH, 10, 8), output)):
+    plain, begun, grown = (work / f"{name.split()[0]}-{seed}-{part}" for part in ("plain", "begun", "grown"))
+    stages = (
+        (Stage(work / f"random-{seed}", "plain", "random.run", FIRST_WORDS, steps, 3, 2, 64), plain),
+        (Stage(plain, "train", "random.run", LENGTH, steps, 4, 2, 32), begun),
+        (Stage(begun, "train", "bm25.run", LENGTH, steps, 6, 2, 24), grown),
+        (Stage(grown, "train", "bm25.run", LENGTH, steps // 3, DEPTH, 10, 8), output),
+    )
+    for stage, out in stages:
         train(load_config(configuration(work, out, stage, seed=seed, shuffled=name != "labels")), overwrite=True)
     trained = time.process_time() - began
     run, seconds, usage = reranked(output, work / "test", "first")

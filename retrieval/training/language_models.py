@@ -66,7 +66,8 @@ def list_reranker(model: Any, config: TrainConfig) -> Any:
     context = writer.writer.model.context_length
     asked = engine((model, writer.tokenizer), context_length=context)
     window = cast(ListSampling, config.sampling).window
-    name, settings = config.loss[0].name, {"reading": writer.writer.reading, "prompt": config.prompt_block.wording}
+    name = config.loss[0].name
+    settings: dict[str, Any] = {"reading": writer.writer.reading, "prompt": config.prompt_block.wording}
     if name == "full-rank":
         return FullRankReranker(asked, **settings)
     schedule = Schedule(window=window, step=max(1, window // 2))

@@ -22,7 +22,7 @@ class _LossTrainer(Trainer):
 
     def __init__(self, *, loss: Any, evaluator: Any = None, **settings: Any) -> None:
         # Asked for evaluations, the trainer insists on a data set for them; ours have their own.
-        super().__init__(eval_dataset=[] if evaluator else None, **settings)
+        super().__init__(eval_dataset=cast(Any, [] if evaluator else None), **settings)
         self.loss, self.evaluator = loss, evaluator
 
     def compute_loss(
@@ -49,5 +49,5 @@ class _LossTrainer(Trainer):
         return measures
 
 
-class LanguageModelLoop(_Loop, _LossTrainer):
+class LanguageModelLoop(_Loop, _LossTrainer):  # pyright: ignore[reportIncompatibleMethodOverride]
     pass

@@ -124,7 +124,7 @@ def train_policy(config: TrainConfig, *, overwrite: bool = False) -> Path:
     trainer = _make_trainer(trl, model, arguments, examples, reward(options))
     if first:
         score = {"similarity": None, "scale": 1.0, "what": f"trained by the reward {options.reward}"}
-        record.start(config, tables, processes=arguments.world_size, score=score)
+        record.start(config, cast(Any, tables), processes=arguments.world_size, score=score)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     output = Path(config.output)
     if first:

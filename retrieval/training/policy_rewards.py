@@ -94,10 +94,10 @@ class _Scored(Reward):
         queries = np.asarray([each.query for each in examples])
         for query in dict.fromkeys(queries.tolist()):
             inside = np.flatnonzero(queries == query)
-            prompts = np.asarray([examples[at].place for at in inside])
+            prompts = np.asarray([examples[at].place for at in inside.tolist()])
             rows = [inside[prompts == place] for place in dict.fromkeys(prompts.tolist())]
             at = np.stack(rows)
-            yield at, [examples[row[0]] for row in rows], scores[at]
+            yield at, [examples[int(row[0])] for row in rows], scores[at]
 
 
 class ERank(_Scored):

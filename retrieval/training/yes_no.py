@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers.base.modules import Transformer
@@ -65,14 +65,15 @@ def load_yes_no(path: str, config: TrainConfig) -> PromptedCrossEncoder:
         raise ConfigError(f"model: {path!r} does not load as a causal language model: {error}") from error
     block, tokenizer = config.prompt_block, language_tokenizer(config)
     reading = Reading(block.words, block.tokens, block.template, block.thinking, block.double_bos)
-    reader = Reader(tokenizer, block.context or context_of(network.model, tokenizer))
+    reader: Any = Reader(tokenizer, block.context or context_of(network.model, tokenizer))
     asking = YesNoReranker(
         reader, reading=reading, yes=block.positive_answer, no=block.negative_answer, instruction=block.instruction
-    )  # type: ignore[arg-type]
-    network.tokenizer.chat_template = pair_template(asking, tokenizer)
+    )
+    cast(Any, network.tokenizer).chat_template = pair_template(asking, tokenizer)
     # The ways to read a text were found before the template was there.
     network.modality_config, network.module_output_name = network.infer_modalities(network.model, network.processor)
-    model = PromptedCrossEncoder(modules=[network, LogitScore(*asking.tokens)])
+    yes, no = asking.tokens
+    model = PromptedCrossEncoder(modules=cast(Any, [network, LogitScore(yes, no)]))
     model.asking = asking
     return model
 
