@@ -59,6 +59,10 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
     """
     if not isinstance(config, TrainConfig):
         config = load_config(config)
+    if config.preset.family == "policy":
+        from .policy import train_policy
+
+        return train_policy(config, overwrite=overwrite)
     arguments = _arguments(config, resuming=False)
     checkpoint = _agreed(arguments, config, overwrite)
     if checkpoint is not None:
