@@ -68,6 +68,7 @@ class Stage:
     window: int
     smallest: int
     batch: int
+    generation: float
 
 
 def short(query: str, passages: Sequence[str], identifiers: Identifiers) -> list[Message]:
@@ -207,9 +208,16 @@ def configuration(work: Path, output: Path, stage: Stage, *, seed: int, shuffled
         "sampling": {"window": stage.window, "smallest": stage.smallest, "start": "anywhere", "shuffle": 1.0},
         "trainer": {
             **{"per_device_train_batch_size": stage.batch, "gradient_accumulation_steps": 1, "max_steps": stage.steps},
-            **{"learning_rate": 2e-3, "warmup_steps": 50, "neftune_noise_alpha": None, "bf16": False},
+            **{
+                "learning_rate": 2e-3,
+                "lr_scheduler_type": "constant_with_warmup",
+                "warmup_steps": 50,
+                "neftune_noise_alpha": None,
+                "bf16": False,
+            },
             **{"gradient_checkpointing": False, "use_cpu": True, "logging_steps": 25, "save_steps": 250},
         },
+        "loss": [{"name": "first", "generation_weight": stage.generation}],
         "output": str(output),
         "seed": seed,
     }
@@ -286,12 +294,14 @@ def one(work: Path, name: str, seed: int, steps: int) -> None:
     """Train and test once."""
     output = work / f"{name.split()[0]}-{seed}"
     began = time.process_time()
-    plain, begun, grown = (work / f"{name.split()[0]}-{seed}-{part}" for part in ("plain", "begun", "grown"))
+    parts = ("plain", "longer", "begun", "grown")
+    plain, longer, begun, grown = (work / f"{name.split()[0]}-{seed}-{part}" for part in parts)
     stages = (
-        (Stage(work / f"random-{seed}", "plain", "random.run", FIRST_WORDS, steps, 3, 2, 64), plain),
-        (Stage(plain, "train", "random.run", LENGTH, steps, 4, 2, 32), begun),
-        (Stage(begun, "train", "bm25.run", LENGTH, steps, 6, 2, 24), grown),
-        (Stage(grown, "train", "bm25.run", LENGTH, steps // 3, DEPTH, 10, 8), output),
+        (Stage(work / f"random-{seed}", "plain", "random.run", FIRST_WORDS, 2 * steps, 2, 2, 64, 0.0), plain),
+        (Stage(plain, "plain", "random.run", LENGTH, steps, 3, 2, 48, 0.0), longer),
+        (Stage(longer, "train", "random.run", LENGTH, 2 * steps, 4, 2, 32, 0.0), begun),
+        (Stage(begun, "train", "bm25.run", LENGTH, steps, 6, 2, 24, 0.0), grown),
+        (Stage(grown, "train", "bm25.run", LENGTH, steps // 3, DEPTH, 10, 8, 1.0), output),
     )
     for stage, out in stages:
         train(load_config(configuration(work, out, stage, seed=seed, shuffled=name != "labels")), overwrite=True)
