@@ -409,7 +409,7 @@ class FirstOptions(LossOptions):
 
 
 class YesNoOptions(LossOptions):
-    """How hard each document is pushed, and in which direction (see `losses.yes_no`); GMR finds both supervised best."""
+    """How hard each document is pushed, and where to (see `losses.yes_no`); GMR finds both supervised best."""
 
     weights: Literal["supervised", "contrastive"] = "supervised"
     direction: Literal["supervised", "contrastive"] = "supervised"

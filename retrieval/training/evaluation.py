@@ -82,7 +82,8 @@ class DevEvaluator(BaseEvaluator):
             assert self.candidates is not None  # the configuration check asks for a run
             return rerank_pairs(model, self.candidates, self.queries, self.collection, self.block.batch_size)
         if self.family == "language-model":
-            assert self.candidates is not None and self.make_reranker is not None
+            assert self.candidates is not None
+            assert self.make_reranker is not None
             return rerank_lists(self.make_reranker(model), self.candidates, self.queries, self.collection)
         query_length = self.lengths.query if transformer_of(model, "query") else None  # a bag of words cuts itself
         encoder: Any = as_encoder(model, query_length=query_length, document_length=self.lengths.document)

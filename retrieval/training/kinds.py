@@ -12,8 +12,8 @@ from .collate import candidate_collator, dense_collator
 from .config import TrainConfig
 from .crop_examples import CropExamples, crop_collator, open_token_tables
 from .data import open_tables
-from .masked_lm import MaskedExamples, masked_collator
 from .list_examples import ListExamples, list_collator, open_lists
+from .masked_lm import MaskedExamples, masked_collator
 from .query_examples import QueryExamples, open_with_indexes
 
 __all__ = ["EXAMPLES", "ExampleKind"]
