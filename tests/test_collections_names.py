@@ -22,7 +22,7 @@ def test_checkers_and_python_see_the_same_names():
     seen = {
         alias.name: node.module
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.level
+        if isinstance(node, ast.ImportFrom) and node.level == 1
         for alias in node.names
     }
     assert seen == rtk.eval._HOMES

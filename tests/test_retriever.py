@@ -95,11 +95,11 @@ class TestBuilding:
             build_index(collection, tmp_path / "index", retriever=Bag(), backend="bm25s")
 
     def test_kinds_without_a_back_end_are_refused(self, collection, tmp_path):
-        class Sparse(Bag):
-            identity = replace(DeclaredBag.identity, kind="sparse")
+        class Tokens(Bag):
+            identity = replace(DeclaredBag.identity, kind="multi-vector")
 
-        with pytest.raises(ConfigError, match="no back-end for sparse"):
-            build_index(collection, tmp_path / "index", retriever=Sparse())
+        with pytest.raises(ConfigError, match="no back-end for multi-vector"):
+            build_index(collection, tmp_path / "index", retriever=Tokens())
 
     def test_settings_that_come_too_late(self, collection, tmp_path):
         with pytest.raises(ConfigError, match="no encoder settings"):
