@@ -39,7 +39,8 @@ $(VENV)/.base: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
+	# Modules are compiled when they are first imported: most of what is installed here never is.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[all,dev]"
 	touch $@ $(VENV)/.base
 
 $(VENV)/.docs: setup.cfg constraints.txt | $(VENV)/bin/python
