@@ -20,7 +20,7 @@ from rtk.retrieval.rerankers.base import Candidate, Request
 from rtk.retrieval.training.config import TrainConfig, load_config
 from rtk.retrieval.training.kinds import EXAMPLES
 from rtk.retrieval.training.language_models import list_reranker, list_writer
-from rtk.retrieval.training.list_table import Window
+from rtk.retrieval.training.list_table import Window, conversation_table
 from rtk.retrieval.training.trainer import train
 
 GOLDENS = Path(__file__).parent / "goldens" / "rerank"
@@ -254,6 +254,22 @@ def test_windows_are_a_function_of_seed_and_step(config: dict):
     assert {int(each.min()) for each in drawn if len(each) == 4} == {0, 1, 2}
     assert any((np.diff(each) < 0).any() for each in drawn)
     assert any((np.diff(each) == 1).all() for each in drawn if len(each) == 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.json", "[{", "not JSON"),
+        ("b.json", '{"conversations": []}', "expected a JSON array"),
+        ("c.jsonl", '{"conversations": []}\n[1]', r"c.jsonl:1: expected `conversations`"),
+        ("d.jsonl", "[1]", r"d.jsonl:1: expected a JSON object"),
+        ("e.jsonl", '{"conversations": ["x", 1, null]}', r"e.jsonl:1: expected `conversations`"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused_with_its_place(tmp_path: Path, name: str, text: str, said: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        conversation_table(str(tmp_path / name))
 
 
 def test_a_file_of_permutations(config: dict, tmp_path: Path):

@@ -17,7 +17,7 @@ import torch
 from rtk.errors import ConfigError
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
-from rtk.retrieval.losses.options import GrpoOptions
+from rtk.retrieval.losses.language_options import GrpoOptions
 from rtk.retrieval.rerankers.base import Candidate, Request
 from rtk.retrieval.rerankers.families import load_family
 from rtk.retrieval.rerankers.language_model import load_language_model

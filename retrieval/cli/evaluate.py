@@ -72,7 +72,13 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     if against is not None:
+        given = {
+            "--collection": collection, "--qrels": qrels, "--measures": measures, "--preset": preset, "--order": order,
+            "--baseline": baseline, "--judged-only": judged_only or None, "--drop-identical-ids": drop_identical_ids,
+            "--per-query": per_query, "--report": report,
+        }  # fmt: skip
         with session(quiet=quiet):
+            _refuse_beside_against([name for name, value in given.items() if value is not None])
             shown = _agreement(runs, against, json=json)
         emit(shown)
         return
@@ -104,6 +110,14 @@ def command(
     else:
         written = [f"written: {path}" for path in (report, per_query) if path is not None]
         emit("\n".join([to_text(made).rstrip(), *written]))
+
+
+def _refuse_beside_against(names: list[str]) -> None:
+    if names:
+        raise ConfigError(
+            f"--against compares runs with a run, without judgments; leave {', '.join(names)} out, or evaluate first "
+            "without --against"
+        )
 
 
 def _agreement(runs: list[Path], against: Path, *, json: bool) -> str:

@@ -42,7 +42,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     with session(quiet=quiet):
-        from ..explaining import Asked, open_explainer
+        from ..explainer import Asked, open_explainer
 
         if k < 1:
             raise ConfigError(f"-k is {k}; expected at least 1")

@@ -119,8 +119,8 @@ class _Wanted:
 def _write(retriever: Any, wanted: _Wanted, *, overwrite: bool, json: bool) -> Any:
     from ...eval import open_collection, write_run
     from ...files import check_output
+    from ..query_watch import watch_queries
     from ..search import excluded_documents
-    from ..sparsity import watch_queries
 
     if wanted.collection is None:
         raise ConfigError("the queries are in a collection: give --collection")

@@ -17,8 +17,9 @@ from ...errors import ConfigError
 from ..encoders.inference_free import static_side
 from .batch import DenseTerm
 from .context import LossContext
-from .options import IdfFlopsOptions, LossOptions
+from .options import LossOptions
 from .regularisation import flops
+from .sparse_options import IdfFlopsOptions
 from .sparse_terms import Regulariser
 
 __all__ = ["idf_penalties", "make_idf_flops"]

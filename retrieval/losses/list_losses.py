@@ -18,8 +18,9 @@ from ...errors import ConfigError
 from .batch import Side
 from .context import LossContext
 from .gathering import gather_constant
+from .language_options import FirstOptions
 from .list_generation import PUBLISHED_WEIGHTS, first_token_loss, importance_weights, token_costs, with_pairs
-from .options import FirstOptions, LossOptions
+from .options import LossOptions
 
 __all__ = ["FirstLoss", "FullRankLoss", "PermutationLoss", "make_first", "make_full_rank", "make_permutation"]
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
 
+from .language_options import FirstOptions, GrpoOptions, YesNoOptions
+from .option_base import Family, LossOptions, ScoredOptions, TeacherOptions
+from .sparse_options import FlopsOptions, IdfFlopsOptions, MaskedLmOptions, RegulariserOptions
+
 __all__ = [
     "DIRECTIONS",
     "LOSSES",
-    "ActiveLimits",
     "Family",
     "LossEntry",
     "LossOptions",
@@ -28,7 +28,6 @@ __all__ = [
     "TeacherOptions",
 ]
 
-Family = Literal["bi-encoder", "sparse-encoder", "cross-encoder", "language-model", "policy"]
 DIRECTIONS: dict[str, tuple[str, ...]] = {
     "forward": ("query-document",),
     "symmetric": ("query-document", "document-query"),
@@ -36,39 +35,6 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "joint": ("query-document", "query-query", "document-query", "document-document"),
 }
 """Which scores InfoNCE's softmax goes over."""
-
-
-class LossOptions(BaseModel):
-    """What every loss term has: its registered name and its weight in the sum."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    weight: PositiveFloat = 1.0
-
-
-class ScoredOptions(LossOptions):
-    """A bi-encoder's scores: scale · similarity.
-
-    `scale` (1 / temperature) is 20 for cosine and 1 for dot where it is None; with `learn_scale` it is where a trained
-    scale begins, which losses against a teacher's logits need when the model normalises its vectors. Every term trains
-    a scale of its own: it says how wide the logits of that term's teacher are, which differ between teachers, and it
-    changes no order. Vectors that are not normalised have one scale for all terms: their lengths.
-    """
-
-    similarity: Literal["cosine", "dot"] = "cosine"
-    scale: PositiveFloat | None = None
-    learn_scale: bool = False
-
-    @property
-    def resolved_scale(self) -> float:
-        return self.scale if self.scale is not None else 20.0 if self.similarity == "cosine" else 1.0
-
-
-class TeacherOptions(LossOptions):
-    """`teacher`: the score columns that teach (stems of the files under data.runs.teachers), averaged; None is all."""
-
-    teacher: str | tuple[str, ...] | None = None
 
 
 class InfoNCEOptions(ScoredOptions):
@@ -313,127 +279,6 @@ class InBatchKLOptions(InBatchTeacherOptions):
 
     temperature: PositiveFloat = 1.0
     teacher_temperature: PositiveFloat | None = None
-
-
-class MaskedLmOptions(LossOptions):
-    """Masked-LM training.
-
-    Attributes:
-        parameters: train the "head" only (its decoder stays tied to the word embeddings, which stay), or "all".
-        active: at the end the head's bias is shifted so that documents have about so many terms above 0: where a sparse
-            encoder begins. The masked-LM loss is the same with any shift. None leaves the bias.
-    """
-
-    parameters: Literal["head", "all"] = "head"
-    active: PositiveInt | None = None
-
-
-class RegulariserOptions(LossOptions):
-    """What keeps sparse vectors sparse (see `regularisation`).
-
-    Attributes:
-        weight: λ, which carries over from a publication only with its conventions and a batch of like size.
-        side: whose vectors.
-        threshold: texts with at most so many active terms cost nothing, but stay in the divisor; None is without.
-        schedule: how the weight grows to λ.
-        steps: T, optimiser steps to reach λ, or a share of the run below 1; 0 is λ from the start.
-        convention: whose way to count the steps (see `regularisation.schedule`).
-    """
-
-    weight: PositiveFloat = Field(default=...)
-    side: Literal["query", "document", "both"] = "document"
-    threshold: PositiveInt | None = None
-    schedule: Literal["quadratic", "linear", "constant"] = "quadratic"
-    steps: NonNegativeInt | Annotated[float, Field(gt=0, lt=1)] = 50_000
-    convention: Literal["naver-iteration", "naver-hf", "opensearch", "tevatron", "sentence-transformers"] = (
-        "naver-iteration"
-    )
-
-    def resolved_steps(self, total: int) -> int:
-        """T of a run of `total` steps."""
-        return self.steps if isinstance(self.steps, int) else int(self.steps * total)
-
-
-class FlopsOptions(RegulariserOptions):
-    """FLOPS.
-
-    Attributes:
-        grouping: which documents share a mean. "all" is one mean over every document of the batch (naver's HF trainer,
-            sentence-transformers); "by-side" averages the values of the positives and of the negatives (naver's
-            iteration trainer, whose λ are those of SPLADE++); "by-rank" has a mean for each place among a query's
-            documents, and sums (OpenSearch).
-    """
-
-    grouping: Literal["all", "by-side", "by-rank"] = "all"
-
-
-class IdfFlopsOptions(FlopsOptions):
-    """FLOPS with weights of terms c_t = idf_t^-power; 2 makes it the penalty of idf in the query, on contributions."""
-
-    power: PositiveFloat = 2.0
-
-
-class ActiveLimits(BaseModel):
-    """When a sparse encoder's vectors count as collapsed, or as dense, which ends the training.
-
-    Attributes:
-        every: steps between looks at the numbers of active terms, which are logged.
-        least: fewest active terms that queries and documents have on average.
-        most: most active terms, as a share of the vocabulary, once every regulariser has its full weight.
-        patience: looks in a row that a bound may be broken.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    every: PositiveInt = 10
-    least: float = Field(default=1.0, ge=0)
-    most: float = Field(default=0.25, gt=0, le=1)
-    patience: PositiveInt = 3
-
-
-class FirstOptions(LossOptions):
-    """FIRST's joint loss.
-
-    Attributes:
-        rank: the ranking loss over the identifiers' logits.
-        rank_weight: λ; None is the published one of that loss: 10, 1, 1 and 0.1.
-        generation_weight: of the permutation as text; 0 trains the order of the first token alone.
-        dealt: the targets of lambdarank and listnet are the model's own logits in the target order, as published, in
-            place of fixed gains.
-    """
-
-    rank: Literal["weighted-ranknet", "ranknet", "lambdarank", "listnet"] = "weighted-ranknet"
-    rank_weight: PositiveFloat | None = None
-    generation_weight: NonNegativeFloat = 1.0
-    dealt: bool = False
-
-
-class YesNoOptions(LossOptions):
-    """How hard each document is pushed, and where to (see `losses.yes_no`); GMR finds both supervised best."""
-
-    weights: Literal["supervised", "contrastive"] = "supervised"
-    direction: Literal["supervised", "contrastive"] = "supervised"
-
-
-class GrpoOptions(LossOptions):
-    """GRPO through TRL.
-
-    Attributes:
-        reward: whose reward and prompt (see `training.policy_rewards`).
-        generations: rollouts of a prompt, whose advantages are relative to each other.
-        max_new_tokens: the longest answer.
-        temperature: of the rollouts.
-        beta: weight of the KL to the model as it was loaded; 0 keeps no copy of it.
-        alpha, tau: of Retro*'s reward.
-    """
-
-    reward: Literal["rank-r1", "erank", "retro", "prorank"]
-    generations: PositiveInt = Field(8, ge=2)
-    max_new_tokens: PositiveInt = 2048
-    temperature: PositiveFloat = 1.0
-    beta: NonNegativeFloat = 0.0
-    alpha: float = Field(0.75, ge=0, le=1)
-    tau: NonNegativeFloat = 20.0
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 from .batch import DenseBatch, DenseTerm
 from .context import LossContext
 from .gathering import gather_with_gradient
-from .options import FlopsOptions, LossOptions, RegulariserOptions
+from .options import LossOptions
 from .regularisation import anti_collapse, flops, l1, schedule
+from .sparse_options import FlopsOptions, RegulariserOptions
 
 __all__ = ["SPARSE_TERMS", "AntiCollapse", "Regulariser", "document_groups"]
 

@@ -10,8 +10,9 @@ from ...errors import BackendError
 from .batch import DenseBatch
 from .context import LossContext
 from .gathering import gather_constant
-from .options import ActiveLimits, LossOptions, RegulariserOptions
+from .options import LossOptions
 from .regularisation import active_terms, expected_flops
+from .sparse_options import ActiveLimits, RegulariserOptions
 
 __all__ = ["ActiveWatch"]
 

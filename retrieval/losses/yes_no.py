@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from .batch import Side
 from .context import LossContext
-from .options import LossOptions, YesNoOptions
+from .language_options import YesNoOptions
+from .options import LossOptions
 from .ranking import binary_cross_entropy, listwise_softmax
 
 __all__ = ["YesNoLoss", "make_yes_no", "push_weights", "unified_yes_no"]

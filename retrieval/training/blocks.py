@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..losses.options import ActiveLimits
+from ..losses.sparse_options import ActiveLimits
 
 __all__ = [
     "Block",

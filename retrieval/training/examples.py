@@ -36,7 +36,16 @@ if TYPE_CHECKING:
 
     from ...eval.collection import Collection, Documents
 
-__all__ = ["RoleRuns", "TableReport", "TrainingTable", "build_columns", "find_twins"]
+__all__ = [
+    "RoleRuns",
+    "TableReport",
+    "TrainingTable",
+    "build_columns",
+    "find_twins",
+    "judged_pairs",
+    "look_up",
+    "run_pairs",
+]
 
 RELEVANT = "relevant"
 _BLOCK = 8192
@@ -132,7 +141,7 @@ def build_columns(
     outside = 0
     candidates = [_Pairs(*(np.zeros(0, np.int64),) * 3)]
     for run in runs.negatives:
-        pairs, beyond = _run_pairs(run, collection, split)
+        pairs, beyond = run_pairs(run, collection, split)
         candidates.append(pairs)
         outside += beyond
     negatives = _first_of_each(_concatenate(candidates), size)
@@ -145,7 +154,7 @@ def build_columns(
         table = table.append_column(RELEVANT, _by_query(kept, lower))
     missing: dict[str, int] = {}
     for name, run in runs.scores().items():
-        pairs, beyond = _run_pairs(run, collection, split)
+        pairs, beyond = run_pairs(run, collection, split)
         column = look_up(pairs.keys(size), pairs.value, keys, np.nan)
         if name != "first_rank":  # of the same run as `first_stage`
             outside += beyond
@@ -174,7 +183,7 @@ def judged_pairs(collection: Collection, split: str) -> tuple[_Pairs, int]:
     return pairs.where((query >= 0) & (document >= 0)), int((document < 0).sum())
 
 
-def _run_pairs(run: Run, collection: Collection, split: str) -> tuple[_Pairs, int]:
+def run_pairs(run: Run, collection: Collection, split: str) -> tuple[_Pairs, int]:
     """A run's entries for the split's queries, and how many of its queries are not in the split."""
     rows = collection.queries(split).ids.rows(run.qids)
     query = rows[run.query_rows]

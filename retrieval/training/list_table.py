@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,14 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import sha256_file
+from ..pairs import one_list_each
 from ..rerankers.chat import Message
 from ..rerankers.identifiers import Identifiers
 from ..rerankers.permutations import parse_permutation
+from .examples import judged_pairs, look_up, run_pairs
 
 if TYPE_CHECKING:
     from ...eval.collection import Collection, Documents
-    from ...eval.run import Run
     from .blocks import Part
     from .list_blocks import ListSampling
 
@@ -202,28 +204,29 @@ def run_table(part: Part) -> ListTable:
 
     assert part.runs.first_stage is not None  # checked with the configuration
     collection = open_collection(part.collection)
-    first = read_run(part.runs.first_stage)
+    first = one_list_each(read_run(part.runs.first_stage), "a table of lists")
+    pairs, outside = run_pairs(first, collection, part.split)
     named = part.runs.labels or next(iter(part.runs.teachers), None)
-    target = None if named is None else _by_rank(read_run(named))
-    levels = target if target is not None else _by_grade(collection, part.split)
+    keys, lacking = pairs.keys(len(collection.documents)), 0
+    if named is None:
+        judged, _ = judged_pairs(collection, part.split)
+        levels = np.maximum(look_up(judged.keys(len(collection.documents)), judged.value, keys, 0.0), 0.0)
+    else:
+        order = one_list_each(read_run(named), "a target order")
+        order = order.replace(columns={"raw": -order.ranks.astype(np.float32)})
+        target, _ = run_pairs(order, collection, part.split)
+        levels = look_up(target.keys(len(collection.documents)), target.value, keys, np.nan)
+        lacking = int(np.isnan(levels).sum())
+        levels = np.where(np.isnan(levels), target.value.min(initial=0.0) - 1, levels)
     queries = collection.queries(part.split)
-    rows = _document_rows(collection, first)
-    places = queries.ids.rows(first.qids)
-    lists: list[_List] = []
-    lacking = 0
-    for entry, place in enumerate(places.tolist()):
-        if place < 0:
-            continue
-        inside = slice(int(first.offsets[entry]), int(first.offsets[entry + 1]))
-        qid = first.qids[entry]
-        known = levels.get(qid, {})
-        lowest = min(known.values(), default=0.0) - 1 if target is not None else 0.0
-        documents = first.vocabulary.take(first.codes[inside])
-        found = np.asarray([known.get(document, lowest) for document in documents], np.float32)
-        lacking += 0 if target is None else sum(document not in known for document in documents)
-        lists.append(_List(qid, queries.texts[place], rows[inside], found))
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(pairs.query)) + 1, [len(pairs.query)]])
+    lists = [
+        _List(queries.ids[row], queries.texts[row], pairs.document[start:stop], levels[start:stop])
+        for start, stop in pairwise(bounds.tolist())
+        if start < stop
+        for row in (int(pairs.query[start]),)
+    ]
     files = [sha256_file(path) for _, path in part.runs.files()]
-    outside = int((places < 0).sum())
     return _table(collection, lists, part, _digest("lists", part, collection, *files), (outside, lacking))
 
 
@@ -268,9 +271,10 @@ def conversation_table(path: str) -> ListTable:
     talks: list[Conversation] = []
     for line, record in _records(path):
         turns = record.get("conversations")
-        if not isinstance(turns, list) or [turn.get("from") for turn in turns] != list(_ROLES):
+        turns = turns if isinstance(turns, list) else []
+        if [isinstance(turn, dict) and turn.get("from") for turn in turns] != list(_ROLES):
             raise DataError("expected `conversations` with the turns system, human, gpt", path=path, line=line)
-        messages = tuple(Message(_ROLES[turn["from"]], str(turn["value"])) for turn in turns)
+        messages = tuple(Message(_ROLES[turn["from"]], str(turn.get("value", ""))) for turn in turns)
         kind, order = _answer(messages[-1].content)
         if not order:
             raise DataError("the answer is not a permutation such as '[B] > [A]'", path=path, line=line)
@@ -322,48 +326,28 @@ def _table(
     )
 
 
-def _by_rank(run: Run) -> dict[str, dict[str, float]]:
-    """Minus the rank of each document, by query."""
-    return {
-        qid: {document: -float(at) for at, document in enumerate(run.vocabulary.take(run.codes[start:stop]))}
-        for qid, start, stop in zip(run.qids, run.offsets[:-1].tolist(), run.offsets[1:].tolist(), strict=True)
-    }
-
-
-def _by_grade(collection: Collection, split: str) -> dict[str, dict[str, float]]:
-    judgments = collection.judgments(split)
-    found: dict[str, dict[str, float]] = {qid: {} for qid in judgments.qids}
-    names = judgments.vocabulary.take(judgments.codes)
-    for row, document, grade in zip(judgments.query_rows.tolist(), names, judgments.grades.tolist(), strict=True):
-        found[judgments.qids[row]][document] = max(float(grade), 0.0)
-    return found
-
-
-def _document_rows(collection: Collection, run: Run) -> np.ndarray:
-    rows = collection.documents.rows(run.vocabulary)[run.codes]
-    if (rows < 0).any():
-        unknown = run.vocabulary[int(run.codes[int(np.flatnonzero(rows < 0)[0])])]
-        raise DataError(f"run {run.tag!r}: document {unknown!r} is not in {collection.name}")
-    return rows
-
-
 def _records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of a JSON-lines file, gzip allowed; a JSON array counts as a line each."""
     opener = gzip.open if path.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8") as stream:
         if path.removesuffix(".gz").endswith(".json"):
-            yield from enumerate(json.load(stream), start=1)
-            return
-        for line, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                record = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"not JSON: {error}", path=path, line=line) from error
+            found = _parsed(stream.read(), path, 1)
+            if not isinstance(found, list):
+                raise DataError("expected a JSON array of objects; one object a line goes into .jsonl", path=path)
+            lines = [(line, each) for line, each in enumerate(found, start=1)]
+        else:
+            lines = ((line, _parsed(text, path, line)) for line, text in enumerate(stream, start=1) if text.strip())
+        for line, record in lines:
             if not isinstance(record, dict):
                 raise DataError("expected a JSON object", path=path, line=line)
             yield line, record
+
+
+def _parsed(text: str, path: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", path=path, line=line) from error
 
 
 def _strings(record: dict[str, Any], key: str, path: str, line: int) -> list[str]:

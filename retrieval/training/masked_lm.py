@@ -23,7 +23,7 @@ from ...errors import ConfigError
 from ...eval.collection import open_collection
 from ..encoders.masked_head import shift_to_active, with_masked_head
 from ..losses.masked_lm import IGNORED, Masking, hide_tokens
-from ..losses.options import MaskedLmOptions
+from ..losses.sparse_options import MaskedLmOptions
 from ..sampling import BatchKey
 from .batches import Row
 from .blocks import TokenSampling

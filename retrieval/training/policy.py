@@ -17,7 +17,7 @@ from transformers import PrinterCallback, set_seed
 
 from ...errors import BackendError, ConfigError
 from ...extras import require
-from ..losses.options import GrpoOptions
+from ..losses.language_options import GrpoOptions
 from ..rerankers.base import Candidate, Request
 from ..rerankers.families import load_family
 from . import record

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..losses.options import GrpoOptions
+from ..losses.language_options import GrpoOptions
 from ..rerankers.rewards import RetroReward, erank_reward, prorank_reward, rank_r1_reward, score_rollouts
 from ..rerankers.scores import ScoreFormat
 from .list_table import Window

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from ..losses.options import IdfFlopsOptions
+from ..losses.sparse_options import IdfFlopsOptions
 from .blocks import Block
 
 if TYPE_CHECKING:
