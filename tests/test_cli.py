@@ -50,12 +50,12 @@ def test_from_a_collection_to_a_report(rtk, collection, tiny_models):
     assert rtk(f"{line} --raw --out reranked.parquet")[0] == 0
     runs = "bm25.trec dense.trec fused.trec reranked.parquet"
     code, out, err = rtk(
-        f"eval {runs} -c {collection} --baseline bm25.trec -m nDCG@10 --report r.html --per-query q.tsv"
+        f"eval {runs} -c {collection} --baseline bm25.trec -m nDCG@10 -m R@100 --report r.html --per-query q.tsv"
     )
     assert code == 0, err
-    assert all(name in out for name in ("bm25", "dense", "fused", "reranked", "nDCG@10"))
+    assert all(name in out for name in ("bm25", "dense", "fused", "reranked", "nDCG@10", "R@100"))
     assert "<html" in Path("r.html").read_text().lower()
-    assert len(Path("q.tsv").read_text().splitlines()) == 1 + 4 * 4
+    assert len(Path("q.tsv").read_text().splitlines()) == 1 + 4 * 4 * 2
 
 
 def test_eval_json_and_quiet_keep_to_stdout(rtk, collection):

@@ -47,6 +47,19 @@ def test_a_soup_of_equal_models_is_the_model_bit_for_bit(tiny_models: Path, tmp_
     assert all(torch.equal(value, expected[name]) for name, value in weights(soup).items())
 
 
+def test_negative_zeros_that_all_models_share_stay_so(tiny_models: Path, tmp_path: Path):
+    """A frozen document side has -0.0 in places; its fingerprint is over bytes, and must not change in a soup."""
+    parts = [changed(tiny_models / "dense", tmp_path / name, seed) for seed, name in enumerate("ab")]
+    name = next(name for name, value in weights(parts[0]).items() if value.is_floating_point() and value.ndim == 2)
+    for part in parts:
+        tensors = weights(part)
+        tensors[name][0] = -0.0
+        save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
+    soup = weights(make_soup(parts, tmp_path / "soup"))
+    assert torch.signbit(soup[name][0]).all()
+    assert not torch.equal(soup[name][1], weights(parts[0])[name][1])
+
+
 @pytest.mark.parametrize("given", [None, [1, 3]])
 def test_parameters_are_averaged_by_weight(tiny_models: Path, tmp_path: Path, given: list | None):
     parts = [changed(tiny_models / "dense", tmp_path / name, seed) for seed, name in enumerate("ab")]

@@ -40,7 +40,8 @@ def command(
     split: Annotated[str, typer.Option("--split", help="Which judgments.")] = "test",
     qrels: Annotated[Path | None, typer.Option("--qrels", help="A judgment file, in place of a collection.")] = None,
     measures: Annotated[
-        str | None, typer.Option("--measures", "-m", help=f"Default: the preset's, else {DEFAULT_MEASURES}.")
+        list[str] | None,
+        typer.Option("--measures", "-m", help=f"May be repeated. Default: the preset's, else {DEFAULT_MEASURES}."),
     ] = None,
     preset: Annotated[
         str | None,
@@ -91,7 +92,7 @@ def command(
                 check_output(path, overwrite=overwrite)
         judgments, conventions, found_preset, settings = _judgments(collection, split, qrels)
         chosen = _preset(preset or found_preset)
-        asked = measures or (" ".join(chosen.measures) if chosen else DEFAULT_MEASURES)
+        asked = " ".join(measures or []) or (" ".join(chosen.measures) if chosen else DEFAULT_MEASURES)
         if drop_identical_ids is not None:
             conventions = dataclasses.replace(conventions, drop_identical_ids=drop_identical_ids)
         settings |= {"preset": chosen.name} if chosen else {}

@@ -220,9 +220,12 @@ def _average(values: Iterator[torch.Tensor], shares: Sequence[float]) -> torch.T
     dtype = torch.promote_types(torch.float32, first.dtype)
     base = first.to(dtype)
     total = base.clone()
+    same = torch.ones_like(base, dtype=torch.bool)
     for value, share in zip(values, shares[1:], strict=True):
+        same &= value.to(dtype) == base
         total += share * (value.to(dtype) - base)
-    return total.to(first.dtype)
+    # -0.0 + 0.0 is 0.0: what all models share is copied, so that a frozen side keeps its fingerprint.
+    return torch.where(same, first, total.to(first.dtype))
 
 
 def _write(parts: Sequence[_Part], shares: Sequence[float], folder: Path) -> None:
