@@ -17,6 +17,7 @@ from ..extras import EXTRAS, available
 from ..ids import Ids
 from .documents import Document, Documents
 from .judgments import Judgments
+from .split_part import parse_split
 
 __all__ = [
     "Collection",
@@ -124,7 +125,9 @@ class Collection(Protocol):
         """The queries that `split` has judgments for, in the collection's order; all of them without a split."""
         ...
 
-    def judgments(self, split: str) -> Judgments: ...
+    def judgments(self, split: str) -> Judgments:
+        """Those of a split; `CollectionBase` also gives parts of one, `train[:90%]`."""
+        ...
 
 
 class CollectionBase(ABC):
@@ -197,16 +200,24 @@ class CollectionBase(ABC):
         return found
 
     def judgments(self, split: str) -> Judgments:
-        """The judgments of a split.
+        """The judgments of a split, or of a part of one: `train[:90%]` (see `SplitPart`).
 
         Raises:
-            DataError: no such split, or bad data in its file.
+            DataError: no such split, a part without any query, or bad data in its file.
         """
-        if split not in self._read:
-            if split not in self.splits:
-                there = f"it has {', '.join(self.splits)}" if self.splits else "it has no judgments at all"
-                raise DataError(f"no split {split!r} in {self.name}: {there}{nearest(split, self.splits)}")
-            self._read[split] = self._judgments(split)
+        name, part = (split, None) if split in self.splits else parse_split(split)
+        if name not in self.splits:
+            there = f"it has {', '.join(self.splits)}" if self.splits else "it has no judgments at all"
+            raise DataError(f"no split {name!r} in {self.name}: {there}{nearest(name, self.splits)}")
+        if name not in self._read:
+            self._read[name] = self._judgments(name)
+        if part is not None and split not in self._read:
+            chosen = part.select(self._read[name])
+            if not len(chosen):
+                raise DataError(
+                    f"{self.name}, split {split}: none of the {len(self._read[name])} queries is in this part"
+                )
+            self._read[split] = chosen
         return self._read[split]
 
     def check(self, split: str) -> CollectionReport:

@@ -19,6 +19,7 @@ from .collection import CollectionBase, Conventions, Queries
 from .conventions import IDENTICAL_IDS
 from .documents import Document, Documents, cached_documents
 from .judgments import Judgments, JudgmentsBuilder
+from .split_part import parse_split
 
 __all__ = ["IrDatasetsCollection", "is_known", "known_ids"]
 
@@ -110,10 +111,11 @@ class IrDatasetsCollection(CollectionBase):
 
     def queries(self, split: str | None = None) -> Queries:
         """The queries that `split` has judgments for; all of them without a split. See `CollectionBase.queries`."""
-        dataset = _package().load(self._subsets[split]) if split in self._subsets else None
-        if split is None or dataset is None or not dataset.has_queries():
+        name = None if split is None else self._subsets.get(parse_split(split)[0])
+        dataset = None if name is None else _package().load(name)
+        if split is None or name is None or dataset is None or not dataset.has_queries():
             return super().queries(split)
-        return self._split_queries(split, _read_queries(dataset, self._subsets[split]))
+        return self._split_queries(split, _read_queries(dataset, name))
 
     def _judgments(self, split: str) -> Judgments:
         name = self._subsets[split]

@@ -11,7 +11,7 @@ import typer
 
 from ...errors import ConfigError
 from .console import emit, session, table
-from .options import Json, Overwrite, Quiet, Seed
+from .options import Json, Overwrite, Quiet, Seed, Split
 
 __all__ = ["HELP", "NAME", "command"]
 
@@ -37,7 +37,7 @@ def command(
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", help="Where the judgments and conventions are.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Which judgments.")] = "test",
+    split: Split = "test",
     qrels: Annotated[Path | None, typer.Option("--qrels", help="A judgment file, in place of a collection.")] = None,
     measures: Annotated[
         list[str] | None,

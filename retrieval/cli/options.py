@@ -11,7 +11,7 @@ CollectionSpec = Annotated[
     str,
     typer.Option("--collection", "-c", help="Folder in BEIR layout, ir_datasets id, or `pydocs`.", show_default=False),
 ]
-Split = Annotated[str, typer.Option("--split", help="Which queries and judgments.")]
+Split = Annotated[str, typer.Option("--split", help="Which queries and judgments; a part of them as 'train[:90%]'.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Device = Annotated[

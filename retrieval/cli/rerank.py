@@ -9,7 +9,7 @@ import typer
 
 from ...errors import ConfigError
 from .console import emit, emit_json, parse_settings, session
-from .options import Device, Dtype, Json, Out, Overwrite, Quiet, Settings
+from .options import Device, Dtype, Json, Out, Overwrite, Quiet, Settings, Split
 
 __all__ = ["HELP", "NAME", "command"]
 
@@ -36,7 +36,7 @@ def command(
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", help="Where the texts are (not for candidates with texts).")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Which queries.")] = "test",
+    split: Split = "test",
     depth: Annotated[int, typer.Option("--depth", "-k", help="Documents reranked a query.")] = 100,
     cut: Annotated[
         bool, typer.Option("--cut", help="Leave out documents below the depth; otherwise they stay, below.")

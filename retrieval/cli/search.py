@@ -10,7 +10,7 @@ import typer
 
 from ...errors import ConfigError, nearest
 from .console import emit, emit_json, parse_settings, session
-from .options import Device, Json, Overwrite, Quiet, Settings
+from .options import Device, Json, Overwrite, Quiet, Settings, Split
 
 __all__ = ["HELP", "NAME", "command"]
 
@@ -35,7 +35,7 @@ SNIPPET = 300
 def command(
     index: Annotated[Path, typer.Argument(help="An index folder.", show_default=False)],
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="Where the queries are.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Which queries.")] = "test",
+    split: Split = "test",
     query: Annotated[str | None, typer.Option("--query", "-q", help="One text; its documents are printed.")] = None,
     k: Annotated[
         int | None, typer.Option("-k", help="Documents a query (default: 1000 for a run, 10 for one text).")
