@@ -17,8 +17,9 @@ import yaml
 from rtk.errors import ConfigError, DataError
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
+from rtk.retrieval.encoders.load import load_encoder
 from rtk.retrieval.losses.distillation import in_batch_margin_mse
-from rtk.retrieval.losses.in_batch_teacher import LateInteractionTeacher, late_interaction_scores
+from rtk.retrieval.losses.in_batch_teacher import InBatchTeacher, late_interaction_scores
 from rtk.retrieval.sampling import read_clusters
 from rtk.retrieval.training.config import load_config, print_config
 
@@ -147,23 +148,33 @@ def test_scores_stay_float32_without_gradient_inside_mixed_precision():
 def test_the_teacher_scores_a_batch_as_one_pair_after_another(tiny_models: Path, tiny_multi_vector: Any):
     queries, documents = ["file list", "cell"], [["file the list", "wing"], ["cell gene of heat flow", "query"]]
     path = str(tiny_models / "multi_vector")
-    scores = LateInteractionTeacher(path, chunk=3).scores(queries, documents, torch.device("cpu"))
+    scores = InBatchTeacher(path, chunk=3).scores(queries, documents, torch.device("cpu"))
     flat = [documents[0][0], documents[1][0], documents[0][1], documents[1][1]]  # positives, then first negatives
     for i, query in enumerate(queries):
         for j, text in enumerate(flat):
             q, d = tiny_multi_vector.encode_query([query])[0], tiny_multi_vector.encode_document([text])[0]
             assert scores[i, j].item() == pytest.approx((q @ d.T).max(dim=1).values.sum().item(), abs=1e-4)
-    short = LateInteractionTeacher(path, query_length=3, document_length=3).scores(
-        queries, documents, torch.device("cpu")
-    )
+    short = InBatchTeacher(path, query_length=3, document_length=3).scores(queries, documents, torch.device("cpu"))
     assert (short - scores).abs().max() > 1e-3
 
 
+def test_a_dense_teacher_gives_its_own_similarity(tiny_models: Path):
+    queries, documents = ["file list", "cell"], [["file the list", "wing"], ["cell gene of heat flow", "query"]]
+    teacher = InBatchTeacher(str(tiny_models / "dense"))
+    encoder = load_encoder(str(tiny_models / "dense"))
+    asked = np.asarray(encoder.encode_query(queries))
+    read = np.asarray(encoder.encode_document([row[column] for column in range(2) for row in documents]))
+    if encoder.similarity == "cosine":
+        asked, read = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (asked, read))
+    found = teacher.scores(queries, documents, torch.device("cpu"))
+    np.testing.assert_allclose(found.numpy(), asked @ read.T, atol=1e-5)
+
+
 def test_a_teacher_of_another_kind_is_refused(tiny_models: Path):
-    with pytest.raises(ConfigError, match="is a dense encoder; expected a MultiVectorEncoder"):
-        LateInteractionTeacher(str(tiny_models / "dense"))
+    with pytest.raises(ConfigError, match="is a sparse encoder; expected a MultiVectorEncoder"):
+        InBatchTeacher(str(tiny_models / "sparse"))
     with pytest.raises(ConfigError, match="no encoder at"):
-        LateInteractionTeacher("/no/such/model")
+        InBatchTeacher("/no/such/model")
 
 
 def test_a_teacher_equal_to_the_student_costs_nothing_and_constants_cost_nothing():
@@ -193,9 +204,12 @@ def test_training_fits_both_teachers_and_leaves_its_record(config: dict[str, Any
     assert SentenceTransformer(str(output), device="cpu").encode(["file"]).shape == (1, 32)
 
 
-@pytest.mark.parametrize("name", ["in-batch-margin-mse", "in-batch-kl"])
-def test_the_in_batch_teacher_alone_is_learnt(config: dict[str, Any], name: str):
-    config["loss"] = [{**config["loss"][1], "name": name}]
+@pytest.mark.parametrize(("name", "teacher"), [("in-batch-kl", None), ("in-batch-margin-mse", "dense")])
+def test_the_in_batch_teacher_alone_is_learnt(
+    config: dict[str, Any], tiny_models: Path, name: str, teacher: str | None
+):
+    given = {"teacher": str(tiny_models / teacher)} if teacher else {}
+    config["loss"] = [{**config["loss"][1], "name": name, **given}]
     output = train({**config, "evaluation": None}, *FASTER)
     found = logs(output)
     assert found[-1][name] < 0.3 * found[0][name]

@@ -1,8 +1,8 @@
-"""A late-interaction teacher that scores all documents of the batch on the fly, and the terms that learn from it.
+"""A teacher that scores all documents of the batch on the fly, and the terms that learn from it.
 
 This is the second teacher of TAS-Balanced (Hofstätter et al. 2021, section 3.3). Scores are
 Σ_i max_j q_i · d_j over the real tokens of the pair; the published code masks the documents of a batch along the wrong
-axis, so that pair (i, j) is scored with the padding of document i.
+axis, so that pair (i, j) is scored with the padding of document i. A dense encoder is a teacher with one vector a text.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .options import InBatchKLOptions, InBatchLambdaOptions, InBatchTeacherOptio
 from .ranking import Lambda, lambda_sums, list_net
 
 if TYPE_CHECKING:
-    from ..encoders.adapters import MultiVectorAdapter
+    from ..encoders.adapters import DenseAdapter, MultiVectorAdapter
 
-__all__ = ["IN_BATCH_TEACHER_TERMS", "LateInteractionTeacher", "late_interaction_scores"]
+__all__ = ["IN_BATCH_TEACHER_TERMS", "InBatchTeacher", "late_interaction_scores"]
 
 
 def late_interaction_scores(
@@ -60,11 +60,11 @@ def _wide(vectors: Sequence[Tensor] | Tensor) -> Any:
     return vectors.float() if isinstance(vectors, Tensor) else [tokens.float() for tokens in vectors]
 
 
-class LateInteractionTeacher:
-    """A frozen MultiVectorEncoder; deliberately no module, so that no loss trains, saves or moves it.
+class InBatchTeacher:
+    """A frozen encoder; deliberately no module, so that no loss trains, saves or moves it.
 
     Args:
-        model: path or hub id of a sentence-transformers MultiVectorEncoder.
+        model: path or hub id of a sentence-transformers MultiVectorEncoder or SentenceTransformer, or "minilm".
         query_length, document_length: most tokens of each side, where the model's own limit is not lower.
         chunk: texts encoded at once.
 
@@ -75,14 +75,19 @@ class LateInteractionTeacher:
     def __init__(
         self, model: str, *, query_length: int | None = None, document_length: int | None = None, chunk: int = 32
     ) -> None:
-        from ..encoders.adapters import MultiVectorAdapter, as_encoder
+        from ..encoders.adapters import DenseAdapter, MultiVectorAdapter, as_encoder
         from ..encoders.load import load_encoder
 
         encoder = load_encoder(model)
-        if not isinstance(encoder, MultiVectorAdapter):
+        if not isinstance(encoder, MultiVectorAdapter | DenseAdapter):
             raise ConfigError(
-                f"the in-batch teacher {model!r} is a {encoder.kind} encoder; expected a MultiVectorEncoder, whose "
-                "late interaction scores all pairs of a batch from one encoding of each text"
+                f"the in-batch teacher {model!r} is a {encoder.kind} encoder; expected a MultiVectorEncoder (late "
+                "interaction) or a dense one, which score all pairs of a batch from one encoding of each text"
+            )
+        if isinstance(encoder, DenseAdapter) and encoder.similarity not in ("dot", "cosine"):
+            raise ConfigError(
+                f"the in-batch teacher {model!r} compares by {encoder.similarity}; expected dot or cosine, whose "
+                "margins a student can be held against"
             )
         cut = as_encoder(
             encoder.model,
@@ -90,7 +95,7 @@ class LateInteractionTeacher:
             document_length=_shorter(document_length, encoder.document.length),
             name=model,
         )
-        self.encoder = cast("MultiVectorAdapter", cut)
+        self.encoder = cast("MultiVectorAdapter | DenseAdapter", cut)
         self.encoder.model.requires_grad_(False)
         self.chunk = chunk
 
@@ -126,12 +131,16 @@ class LateInteractionTeacher:
         return by_column.reshape(size, -1)  # (B, 1 + k, processes, B) by its last three
 
     def _tokens(self, texts: Sequence[str], *, query: bool) -> list[Tensor]:
-        """The token vectors of each text, on the model's device."""
+        """The vectors (tokens, dim) of each text, on the model's device; of a dense encoder one, (1, dim)."""
         side = self.encoder.query if query else self.encoder.document
-        found = self.encoder.model.encode(
-            list(texts), batch_size=self.chunk, show_progress_bar=False, **side.arguments()
-        )
-        return cast("list[Tensor]", found)
+        arguments = {"batch_size": self.chunk, "show_progress_bar": False, **side.arguments()}
+        model = cast(Any, self.encoder.model)
+        if self.encoder.kind == "multi-vector":
+            return cast("list[Tensor]", model.encode(list(texts), **arguments))
+        dense = cast(Tensor, model.encode(list(texts), convert_to_tensor=True, **arguments)).float()
+        if self.encoder.similarity == "cosine":
+            dense = nn.functional.normalize(dense, dim=-1)
+        return list(dense.unsqueeze(1))
 
 
 def _shorter(wanted: int | None, own: int | None) -> int | None:
@@ -171,7 +180,7 @@ class _InBatchTeacherTerm(nn.Module):
         super().__init__()
         self.scorer = Scorer(options)
         lengths = getattr(context.config, "lengths", None)
-        self._teacher = LateInteractionTeacher(
+        self._teacher = InBatchTeacher(
             options.teacher,
             query_length=getattr(lengths, "query", None),
             document_length=getattr(lengths, "document", None),

@@ -242,13 +242,13 @@ class LambdaOptions(ScoredOptions):
 
 
 class InBatchTeacherOptions(ScoredOptions):
-    """A late-interaction teacher that scores all documents of the batch while training.
+    """A teacher that scores all documents of the batch while training: by late interaction as published, or dense.
 
     Attributes:
         weight: 0.75 belongs to the published code's scaling of the in-batch Margin-MSE.
         similarity: the student's; its scores must reach the teacher's margins, as dot products do. A cosine learns its
             scale unless told otherwise.
-        teacher: path or hub id of a sentence-transformers MultiVectorEncoder.
+        teacher: path or hub id of a sentence-transformers MultiVectorEncoder, or of a SentenceTransformer.
         chunk: texts that it encodes at once.
     """
 
