@@ -130,6 +130,17 @@ def test_what_is_judged_relevant_or_a_positive_elsewhere_is_no_negative(collecti
     assert table.report.negatives_judged_relevant == 2
 
 
+def test_labelled_positives_that_the_file_lacks_are_masked_as_with_runs(beir_folder, tmp_path: Path):
+    """Triples of `q0` list one of its two positives; the other must not be its negative through `q1`."""
+    qrels = {"train": [("q0", "007", 1), ("q0", "7", 1), ("q1", "7", 1)]}
+    path = write(tmp_path / "triples.tsv", [("q0", "007", "d4"), ("q1", "7", "d4")])
+    table = open_table(part(beir_folder("masked", qrels=qrels), path))
+    assert contents(table, None)["q0"] == ({"007": 0.0}, {"d4": 0.0})
+    rows, owners = table.relevant_of(np.arange(2))
+    found = zip(owners.tolist(), table.documents.ids.take(rows), strict=True)
+    assert sorted(found) == [(0, "007"), (0, "7"), (1, "7")]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -179,6 +179,16 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         assert float(states[0]["stateful.0.scorer.log_scale"]) != float(torch.tensor(20.0).log())
 
 
+def test_patience_goes_on_counting_after_a_stop(config: dict, interrupted: Callable[..., None]):
+    config["trainer"] |= {"max_steps": 60, "learning_rate": 0.2}
+    config["evaluation"]["patience"] = 3
+    whole = record(train({**config, "output": config["output"] + "-whole"}))
+    assert whole["steps"] < 60
+    interrupted(config, whole["steps"] - 2)  # two evaluations without a better one are behind it
+    halves = record(train(config))
+    assert (halves["steps"], halves["best_step"]) == (whole["steps"], whole["best_step"])
+
+
 def test_a_learned_scale_is_not_decayed(config: dict):
     """It has no zero to go to: towards 1 would be as arbitrary as towards 20."""
     config |= {"loss": [{"name": "infonce", "learn_scale": True}], "evaluation": None}

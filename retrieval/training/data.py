@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["collection_fingerprint", "make_table", "open_table", "open_tables"]
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 3
+_FORMAT = 4
 _TAKEN = frozenset(
     (
-        *("first_stage", "first_rank", "labels", "query", "positives", "documents", "grade"),
+        *("first_stage", "first_rank", "labels", "query", "positives", "documents", "grade", "relevant"),
         *("number", "rows", "part", "document_rows", "allowed", "difficulty", "query_texts", "document_texts"),
     )
 )

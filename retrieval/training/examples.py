@@ -8,7 +8,7 @@ An Arrow dataset, one row a query:
     grade        list<float>     judged grade of each document, 0 where it has none
     NAME         list<float>     one column a teacher (by file stem), `first_stage` with `first_rank`, and `labels`:
                                  NaN where unscored
-    relevant     list<int32>     where positives need a grade above 1: what is judged relevant below it, for masks
+    relevant     list<int32>     where there are some: documents judged relevant that are no positives, for masks
 
 Nothing is a Python object per pair, and positives × negatives are never multiplied out: forty million scored pairs are
 40e6 × (4 + 4 + 4 a teacher) bytes on disk.
@@ -37,10 +37,13 @@ if TYPE_CHECKING:
     from ...eval.collection import Collection, Documents
 
 __all__ = [
+    "RELEVANT",
+    "Pairs",
     "RoleRuns",
     "TableReport",
     "TrainingTable",
     "build_columns",
+    "by_query",
     "find_twins",
     "judged_pairs",
     "look_up",
@@ -101,15 +104,15 @@ class TableReport:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """(query row, document row, value) entries in arrays of one length."""
 
     query: np.ndarray
     document: np.ndarray
     value: np.ndarray
 
-    def where(self, keep: np.ndarray) -> _Pairs:
-        return _Pairs(self.query[keep], self.document[keep], self.value[keep])
+    def where(self, keep: np.ndarray) -> Pairs:
+        return Pairs(self.query[keep], self.document[keep], self.value[keep])
 
     def keys(self, documents: int) -> np.ndarray:
         return self.query * np.int64(documents) + self.document
@@ -139,7 +142,7 @@ def build_columns(
             f"{collection.name}, split {split}: no query has a document of grade {positive_grade} or better"
         )
     outside = 0
-    candidates = [_Pairs(*(np.zeros(0, np.int64),) * 3)]
+    candidates = [Pairs(*(np.zeros(0, np.int64),) * 3)]
     for run in runs.negatives:
         pairs, beyond = run_pairs(run, collection, split)
         candidates.append(pairs)
@@ -151,7 +154,7 @@ def build_columns(
     table, keys = _assemble(kept, positives, negatives, judged, size)
     lower = judged.where((judged.value >= 1) & (judged.value < positive_grade) & np.isin(judged.query, kept))
     if len(lower.query):
-        table = table.append_column(RELEVANT, _by_query(kept, lower))
+        table = table.append_column(RELEVANT, by_query(kept, lower))
     missing: dict[str, int] = {}
     for name, run in runs.scores().items():
         pairs, beyond = run_pairs(run, collection, split)
@@ -174,16 +177,16 @@ def build_columns(
     return table, report
 
 
-def judged_pairs(collection: Collection, split: str) -> tuple[_Pairs, int]:
+def judged_pairs(collection: Collection, split: str) -> tuple[Pairs, int]:
     """The split's judgments in rows, and how many are of documents that the collection lacks."""
     judgments = collection.judgments(split)
     query = collection.queries(split).ids.rows(judgments.qids)[judgments.query_rows]
     document = collection.documents.rows(judgments.vocabulary)[judgments.codes]
-    pairs = _Pairs(query, document, judgments.grades.astype(np.float32))
+    pairs = Pairs(query, document, judgments.grades.astype(np.float32))
     return pairs.where((query >= 0) & (document >= 0)), int((document < 0).sum())
 
 
-def run_pairs(run: Run, collection: Collection, split: str) -> tuple[_Pairs, int]:
+def run_pairs(run: Run, collection: Collection, split: str) -> tuple[Pairs, int]:
     """A run's entries for the split's queries, and how many of its queries are not in the split."""
     rows = collection.queries(split).ids.rows(run.qids)
     query = rows[run.query_rows]
@@ -197,21 +200,21 @@ def run_pairs(run: Run, collection: Collection, split: str) -> tuple[_Pairs, int
             "give runs that were made on this collection"
         )
     scores = run.columns.get("raw", run.scores)  # a reranker's raw logits, where its order needed other scores
-    return _Pairs(query, document, np.asarray(scores, np.float32)).where(query >= 0), int((rows < 0).sum())
+    return Pairs(query, document, np.asarray(scores, np.float32)).where(query >= 0), int((rows < 0).sum())
 
 
-def _concatenate(parts: Sequence[_Pairs]) -> _Pairs:
-    return _Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("query", "document", "value")))
+def _concatenate(parts: Sequence[Pairs]) -> Pairs:
+    return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("query", "document", "value")))
 
 
-def _first_of_each(pairs: _Pairs, size: int) -> _Pairs:
+def _first_of_each(pairs: Pairs, size: int) -> Pairs:
     """Each (query, document) once, in the order of first appearance."""
     _, first = np.unique(pairs.keys(size), return_index=True)
     return pairs.where(np.sort(first))
 
 
 def _assemble(
-    kept: np.ndarray, positives: _Pairs, negatives: _Pairs, judged: _Pairs, size: int
+    kept: np.ndarray, positives: Pairs, negatives: Pairs, judged: Pairs, size: int
 ) -> tuple[pa.Table, np.ndarray]:
     """The table without score columns, and the (query, document) key of each of its entries."""
     both = _concatenate([positives, negatives])
@@ -234,7 +237,7 @@ def _assemble(
     return pa.table(columns), keys
 
 
-def _by_query(kept: np.ndarray, pairs: _Pairs) -> pa.LargeListArray:
+def by_query(kept: np.ndarray, pairs: Pairs) -> pa.LargeListArray:
     """The documents of each kept query."""
     counts = np.bincount(np.searchsorted(kept, pairs.query), minlength=len(kept))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

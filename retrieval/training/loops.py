@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.trainer import SentenceTransform
 from sentence_transformers.sparse_encoder.trainer import SparseEncoderTrainer
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ... import progress
 from ...errors import BackendError, ConfigError
@@ -31,7 +31,7 @@ from ..losses.modules import own_state
 from ..sampling import BatchSampler
 from .lora import has_adapters, load_trained, save_trained
 
-__all__ = ["LOSS_FILE", "BiEncoderTrainer", "CrossEncoderLoop", "Progress", "SparseEncoderLoop"]
+__all__ = ["LOSS_FILE", "BiEncoderTrainer", "CrossEncoderLoop", "Patience", "Progress", "SparseEncoderLoop"]
 
 _LOG = logging.getLogger(__name__)
 LOSS_FILE = "loss.safetensors"
@@ -59,6 +59,17 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stack.close()
+
+
+class Patience(EarlyStoppingCallback):
+    """Early stopping that goes on counting where a stopped run was; transformers starts over at 0 unless all callbacks
+    are made anew from the checkpoint."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        if stored is not None:
+            self.early_stopping_patience_counter = stored["attributes"]["early_stopping_patience_counter"]
 
 
 class _Loop:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ... import progress
 from ...errors import DataError
 from ...ids import Ids
-from .examples import TableReport, judged_pairs, look_up
+from .examples import RELEVANT, Pairs, TableReport, by_query, judged_pairs, look_up
 from .pair_lines import NAMES, SCORES, Layout, blocks, look, point_out
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def pair_table(collection: Collection, split: str, pairs: PairFile, scratch: Pat
             grades = look_up(judged.keys(size), judged.value, part.keys, 0.0)
             joined.add(part, grades, size)
             advance(stop - start)
-    return joined.table(pairs.teacher), joined.report(len(collection.queries(split)), unknown)
+    return joined.table(pairs.teacher, judged, size), joined.report(len(collection.queries(split)), unknown)
 
 
 def _spool(collection: Collection, split: str, pairs: PairFile, layout: Layout, path: Path) -> int:
@@ -210,6 +210,7 @@ class _Joined:
         self._queries: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
         self._positives: list[np.ndarray] = []
+        self._positive_keys: list[np.ndarray] = []
 
     def add(self, part: _Part, grades: np.ndarray, size: int) -> None:
         relevant = (grades >= 1) & ~part.positive
@@ -222,24 +223,30 @@ class _Joined:
         self._queries.append(queries)
         self._counts.append(counts)
         self._positives.append(np.bincount(np.searchsorted(queries, part.query[kept]), part.positive[kept]))
+        self._positive_keys.append(part.keys[part.positive])
         self._entries = stop
         self._relevant += int(relevant.sum()) + part.both
         self._differing += part.differing
 
-    def table(self, teacher: str) -> pa.Table:
-        """One record batch over the mapped files."""
+    def table(self, teacher: str, judged: Pairs, size: int) -> pa.Table:
+        """One record batch over the mapped files; what is judged relevant and no positive here goes to the masks."""
         counts = np.concatenate(self._counts)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
         def lists(values: np.ndarray) -> pa.LargeListArray:
             return pa.LargeListArray.from_arrays(offsets, pa.array(values[: self._entries]))
 
+        queries = np.concatenate(self._queries)
         columns = {
-            "query": pa.array(np.concatenate(self._queries).astype(np.int32)),
+            "query": pa.array(queries.astype(np.int32)),
             "positives": pa.array(np.concatenate(self._positives).astype(np.int32)),
             "documents": lists(self._document),
             "grade": lists(self._grade),
         }
+        relevant = judged.where((judged.value >= 1) & np.isin(judged.query, queries))
+        others = relevant.where(~np.isin(relevant.keys(size), np.concatenate(self._positive_keys)))
+        if len(others.query):
+            columns[RELEVANT] = by_query(queries, others)
         return pa.table(columns | ({teacher: lists(self._score)} if self._scored else {}))
 
     def report(self, split_queries: int, unknown: int) -> TableReport:

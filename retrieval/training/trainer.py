@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from sentence_transformers.sparse_encoder import SparseEncoderTrainingArguments
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from ...errors import ConfigError
 from ..losses.context import LossContext
@@ -28,7 +28,7 @@ from .config import TrainConfig, load_config
 from .evaluation import open_evaluator
 from .kinds import EXAMPLES
 from .list_loop import LanguageModelLoop
-from .loops import BiEncoderTrainer, CrossEncoderLoop, Progress, SparseEncoderLoop
+from .loops import BiEncoderTrainer, CrossEncoderLoop, Patience, Progress, SparseEncoderLoop
 from .models import finish_model, load_model, merge_adapters, score
 
 __all__ = ["train"]
@@ -160,7 +160,7 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: Sequence[Any], ev
     )
     callbacks: list[TrainerCallback] = [Progress()]
     if config.evaluation and config.evaluation.patience:
-        callbacks.append(EarlyStoppingCallback(config.evaluation.patience))
+        callbacks.append(Patience(config.evaluation.patience))
     trainer = _TRAINERS[config.preset.family][0](
         model=model,
         args=arguments,
