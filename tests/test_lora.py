@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -259,6 +259,24 @@ def test_a_second_model_of_the_loss_is_merged_too(config: dict[str, Any], tiny_m
     before, after = weights(tiny_models / "cross_encoder"), weights(output / "selection")
     assert before.keys() == after.keys()
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_a_second_model_that_is_named_has_adapters_and_loads_unmerged(config: dict[str, Any], tiny_models: Path):
+    from sentence_transformers import CrossEncoder
+
+    from rtk.retrieval.losses.selection import load_selection
+
+    config = as_cet(config, tiny_models)
+    config["loss"] = [{"name": "cet", "selection_model": str(tiny_models / "cross_encoder")}]
+    adapter = train(config, "lora.merge=false")
+    assert list((adapter / "selection").glob("adapter*"))
+    merged = train({**config, "output": config["output"] + "-merged"})
+    found = load_selection(adapter / "selection", device="cpu").encoder
+    assert found is not None
+    pairs = [(text, "wing heat") for text in TEXTS]
+    scores = [cast(Any, found).predict(pairs), CrossEncoder(str(merged / "selection"), device="cpu").predict(pairs)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
+    assert np.ptp(scores[0]) > 0
 
 
 def test_adore_with_adapters_still_searches_the_old_index(config: dict[str, Any], tiny_models: Path):

@@ -240,7 +240,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_queries(config: dict, tmp_
     values = weights(broken)
     values["embeddings.word_embeddings.weight"][:] = float("nan")
     save_file(values, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackendError, match=r"at step 1 \(batch 0, queries q\d, q\d, q\d\)"):
+    with pytest.raises(BackendError, match=r"at step 1 \(batch 0\).* queries: q\d, q\d, q\d$"):
         train({**config, "model": str(broken), "evaluation": None})
 
 

@@ -260,6 +260,11 @@ def test_queries_with_too_few_negatives_can_be_left_out(wide: TrainingTable):
     draws = [sampler.draw(n) for n in range(sampler.batches_per_epoch)]
     assert all((draw.entries >= 0).all() for draw in draws)
     assert sampler.batches_per_epoch == sum(n % 6 >= 3 for n in range(50)) // 8
+    short = [3 - n % 6 for n in range(50) if n % 6 < 3]
+    assert sampler.lines() == [f"{len(short)} of 50 queries have fewer than 3 negatives: left out"]
+    filled = ShuffledSampler(wide, settings(negatives=3)).lines()
+    assert filled[0].endswith(f"filled up with random documents, {sum(short)} if each comes up once")
+    assert ShuffledSampler(wide, settings(negatives=0)).lines() == []
 
 
 def test_more_than_there_is_in_a_batch_is_refused(wide: TrainingTable):

@@ -129,7 +129,8 @@ def load_selection(folder: str | Path, *, device: str | None = None) -> Selectio
 
     folder = Path(folder)
     head = FeatureHead.load(folder) if (folder / _SETTINGS).is_file() else None
-    encoder = CrossEncoder(str(folder), device=device) if (folder / "config.json").is_file() else None
+    saved = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    encoder = CrossEncoder(str(folder), device=device) if saved else None
     if head is not None and device is not None:
         head = head.to(device)
     return SelectionModel(encoder, head)
@@ -163,6 +164,11 @@ def _encoder(options: CetOptions, context: LossContext) -> nn.Module | None:
     dropout = getattr(context.config, "head_dropout", None)
     if dropout is not None:
         set_head_dropout(model, dropout)
+    lora = getattr(context.config, "lora", None)
+    if lora is not None:
+        from ..training.lora import add_lora  # the trainer imports the losses
+
+        add_lora(model, lora)
     return model
 
 

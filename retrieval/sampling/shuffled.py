@@ -58,8 +58,10 @@ class ShuffledSampler:
     def __init__(self, table: TrainingTable, settings: Shuffling, *, part: int = 0) -> None:
         self.table, self.settings, self.part = table, settings, part
         rows = np.arange(len(table))
+        lacking = np.maximum(settings.negatives - table.negatives(), 0)
+        self._short, self._lacking = int((lacking > 0).sum()), int(lacking.sum())
         if settings.missing_negatives == "drop" and settings.negatives:
-            rows = rows[table.negatives() >= settings.negatives]
+            rows = rows[lacking == 0]
         self._rows = rows
         self._ends = np.cumsum(table.positives[rows].astype(np.int64)) if settings.unit == "pair" else None
         self._size = len(rows) if self._ends is None else int(self._ends[-1]) if len(rows) else 0
@@ -78,6 +80,15 @@ class ShuffledSampler:
     @property
     def batches_per_epoch(self) -> int:
         return self._size // self.batch_size
+
+    def lines(self) -> list[str]:
+        """What is done for queries with fewer negatives than `negatives`; nothing where all have enough."""
+        if not self._short:
+            return []
+        many = f"{self._short} of {len(self.table)} queries have fewer than {self.settings.negatives} negatives"
+        if self.settings.missing_negatives == "drop":
+            return [f"{many}: left out"]
+        return [f"{many}: filled up with random documents, {self._lacking} if each comes up once"]
 
     def draw(self, number: int, /) -> Draw:
         epoch, place = divmod(number, self.batches_per_epoch)

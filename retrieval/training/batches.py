@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,8 @@ from ..sampling.shuffled import Shuffling
 from .blocks import Block, CropSampling, QuerySampling, RandomSampling, TokenSampling, TopicSampling
 from .examples import TrainingTable
 from .list_blocks import ListSampling
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = ["BatchExamples", "CandidateExamples", "DenseExamples", "Row", "allowed_documents", "make_sampler"]
 
@@ -51,7 +54,10 @@ def _shuffled(table: TrainingTable, block: Any, batch_size: int, seed: int, part
         deduplicate=chosen.deduplicate,
         group_by_length=chosen.group_by_length,
     )
-    return ShuffledSampler(table, settings, part=part)
+    sampler = ShuffledSampler(table, settings, part=part)
+    for line in sampler.lines():
+        _LOG.warning("%s: %s", table.name, line)
+    return sampler
 
 
 def _queries(table: TrainingTable, block: Any, batch_size: int, seed: int, part: int) -> Sampler:

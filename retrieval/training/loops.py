@@ -123,9 +123,9 @@ class _Loop:
         if not bool(torch.isfinite(loss)):
             qids, step = self._examples.qids(number), state.global_step + 1
             raise BackendError(
-                f"the loss is {float(loss.detach())} at step {step} (batch {number}, queries "
-                f"{', '.join(qids[:64])}{' …' if len(qids) > 64 else ''}). The last checkpoint is whole; a lower "
-                "learning rate, bf16 instead of fp16, or max_grad_norm are the usual remedies."
+                f"the loss is {float(loss.detach())} at step {step} (batch {number}). The last checkpoint is whole; a "
+                "lower learning rate, bf16 instead of fp16, or max_grad_norm are the usual remedies. Its queries: "
+                f"{', '.join(qids)}"
             )
         return found
 

@@ -102,11 +102,14 @@ def start(
         processes: how many share a batch.
         score: what the model's scores are: similarity and scale of a bi-encoder, logits of a reranker.
         sampler: gives the batches. One with `record()` and `save(folder)` gives plain values, with a `fingerprint` of
-            what its batches depend on beside the data (clusters that were made), and leaves its files in the folder.
+            what its batches depend on beside the data (clusters that were made), and leaves its files in the folder;
+            one with `lines()` alone says what was filled up or left out.
     """
     output = Path(config.output)
     data = [{"name": table.name, "fingerprint": table.fingerprint, **asdict(table.report)} for table in tables]
-    told = [part for part in getattr(sampler, "samplers", [sampler]) if hasattr(part, "record")]
+    samplers = getattr(sampler, "samplers", [sampler])
+    told = [part for part in samplers if hasattr(part, "record")]
+    notes = [line for part in samplers if part not in told for line in getattr(part, "lines", list)()]
     sampling: list[dict[str, Any]] = [part.record() for part in told]
     values = {
         "status": "running",
@@ -116,6 +119,7 @@ def start(
         "loss": [item.model_dump(mode="json") for item in config.loss],
         "data": data,
         "sampling": sampling,
+        "notes": notes,
         "versions": {"rtk": __version__, "python": platform.python_version(), **_versions()},
         "commit": _commit(),
     }
