@@ -49,6 +49,7 @@ SMALL: dict[str, Any] = {
 
 
 TABLE = {"collection": "c", "measures": ["AP"], "rows": {"a": "b"}}
+OVER_SETS = {"collection": "{set}", "rows": {"a": "{set}"}}
 EXPECTED = {"row": "a", "measure": "AP", "value": 1, "tolerance": 1, "source": "s"}
 
 
@@ -117,6 +118,32 @@ def test_run_resume_change_and_table(beir_folder: Callable[..., Path], tmp_path:
     assert "OUTSIDE" in outside.stdout
 
 
+def test_a_chain_over_several_sets_is_held_against_the_mean_of_the_sets(
+    beir_folder: Callable[..., Path], tmp_path: Path
+):
+    beir_folder("one")
+    beir_folder("two", qrels={"test": [("q0", "d4", 1)]})  # which has no word of the query
+    steps = [
+        {"name": "index", "run": "index {folder}/{set} --out {out}/{set}/bm25"},
+        {"name": "search", "run": "search {out}/{set}/bm25 -c {folder}/{set} -k 3 --out {out}/{seed}/{set}.trec"},
+    ]
+    table: dict[str, Any] = {
+        "collection": "{folder}/{set}",
+        "measures": ["nDCG@10"],
+        "rows": {"BM25": "{out}/{seed}/{set}.trec"},
+        "expect": [{"row": "BM25", "measure": "nDCG@10", "value": 0.5, "tolerance": 0.5, "source": "by hand"}],
+    }
+    recipe = changed(values={"folder": str(tmp_path)}, steps=steps, tables=[table], sets=["one", "two"], seeds=[1, 2])
+    found = run_recipe(recipe, "small", tmp_path / "out")
+    keys = list(json.loads((tmp_path / "out" / "recipe.json").read_text())["steps"])
+    assert keys[:4] == ["index, one", "index, two", "search, seed 1, one", "search, seed 1, two"]
+    assert len(keys) == 6
+    assert {"table-1-one.json", "table-1-two.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert found.outcomes[0].measured == 0.5
+    written = (tmp_path / "out" / "table.md").read_text().replace(" ", "")
+    assert all(line in written for line in ("|one|1.0000|", "|two|0.0000|", "|mean|0.5000|"))
+
+
 def test_a_step_that_fails_stops_the_recipe_and_says_why(tmp_path: Path):
     with pytest.raises(BackendError, match=r"(?s)step 'index' failed with exit code 2.*nowhere") as caught:
         run_recipe(changed(), "small", tmp_path / "out", values={"collection": str(tmp_path / "nowhere")})
@@ -139,6 +166,10 @@ def test_a_run_that_no_step_made(beir_folder: Callable[..., Path], tmp_path: Pat
         ({"tables": [{**TABLE, "baselines": ["z"]}]}, "no rows: z"),
         ({"tables": [{**TABLE, "expect": [{**EXPECTED, "row": "z"}]}]}, "has no AP of 'z'"),
         ({"tables": []}, "at least 1"),
+        ({"steps": [{"name": "a", "run": "index {set}"}]}, "unknown names in braces: set"),
+        ({"tables": [{**TABLE, "collection": "{set}"}], "sets": ["s"]}, "or nowhere: a"),
+        ({"tables": [{**TABLE, "rows": {"a": "{set}"}}], "sets": ["s"]}, "or nowhere: a"),
+        ({"tables": [{**TABLE, **OVER_SETS, "baselines": ["a"]}], "sets": ["s"]}, "held against none"),
         ({"stepz": []}, "stepz"),
     ],
 )

@@ -81,7 +81,8 @@ def _shown(recipe: Recipe, name: str) -> str:
     variant = recipe.variant(name)
     lines = [f"## {name}: {variant.about.strip()}", *([f"needs: {variant.needs.strip()}"] if variant.needs else [])]
     lines += [f"value {key}={value}" for key, value in variant.values.items()]
-    lines += [f"seeds: {' '.join(map(str, variant.seeds))}", ""]
+    lines += [f"seeds: {' '.join(map(str, variant.seeds))}"]
+    lines += [*([f"sets: {' '.join(variant.sets)}"] if variant.sets else []), ""]
     for step in variant.steps:
         if step.run is not None:
             lines.append(f"{step.name}: rtk {step.run}")
@@ -91,7 +92,8 @@ def _shown(recipe: Recipe, name: str) -> str:
     lines += [
         "",
         *(
-            f"expected: {spec.split}: {item.row}, {item.measure}: {item.value} ± {item.tolerance} ({item.source})"
+            f"expected: {f'mean of {len(variant.sets)} sets, ' if spec.over_sets else ''}{spec.split}: {item.row}, "
+            f"{item.measure}: {item.value} ± {item.tolerance} ({item.source})"
             for spec in variant.tables
             for item in spec.expect
         ),

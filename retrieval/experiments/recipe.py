@@ -21,7 +21,8 @@
 
 `run` is a command of `rtk` without the word; `train` is a training configuration, which is written to a file and given
 to `rtk train`. Texts may hold {out}, {seed} and the names under `values`; a step or row with {seed} is done for each
-seed. Nothing is said twice: what the chain does is what a user would type.
+seed. Nothing is said twice: what the chain does is what a user would type. A variant with `sets: [nfcorpus, scifact]`
+does what holds {set} for each of them, and a table whose collection holds it, "beir/{set}", is of the mean over them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 
 from ...errors import ConfigError, DataError, nearest
 
-__all__ = ["Expectation", "Recipe", "Step", "TableSpec", "Variant", "fill", "find_recipe", "list_recipes", "uses_seed"]
+__all__ = ["Expectation", "Recipe", "Step", "TableSpec", "Variant", "fill", "find_recipe", "list_recipes", "uses"]
 
 
 class _Part(BaseModel):
@@ -70,7 +71,10 @@ class Expectation(_Part):
 
 
 class TableSpec(_Part):
-    """What is evaluated: runs by row name, the rows that the others are held against, and what should come out."""
+    """What is evaluated: runs by row name, the rows that the others are held against, and what should come out.
+
+    With {set} in the collection and in every row, measured and expected is the mean over the variant's sets.
+    """
 
     collection: str
     split: str = "test"
@@ -87,16 +91,31 @@ class TableSpec(_Part):
         for item in self.expect:
             if item.row not in self.rows or item.measure not in self.measures:
                 raise ValueError(f"expect: the table has no {item.measure} of {item.row!r}")
+        strange = [name for name, place in self.rows.items() if uses("set", place) != self.over_sets]
+        if strange:
+            raise ValueError(f"{{set}} belongs in the collection and in every row, or nowhere: {', '.join(strange)}")
+        if self.over_sets and self.baselines:
+            raise ValueError("baselines: a mean over sets is held against none; leave them out")
         return self
+
+    @property
+    def over_sets(self) -> bool:
+        return uses("set", self.collection)
 
 
 class Variant(_Part):
-    """One way to run a recipe."""
+    """One way to run a recipe.
+
+    Attributes:
+        values: what the names in braces stand for, where none is given.
+        sets: what {set} stands for, one after the other.
+    """
 
     about: str
     needs: str = ""
     values: dict[str, str] = Field(default_factory=dict[str, str])
     seeds: tuple[int, ...] = (42,)
+    sets: tuple[str, ...] = ()
     steps: tuple[Step, ...]
     tables: tuple[TableSpec, ...] = Field(min_length=1)
 
@@ -106,7 +125,7 @@ class Variant(_Part):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"steps of the same name: {', '.join(twice)}")
-        known = {"out", "seed", *self.values}
+        known = {"out", "seed", *self.values} | ({"set"} if self.sets else set())
         texts = [leaf for step in self.steps for leaf in _leaves(step.run or step.train)]
         texts += [text for table in self.tables for text in (table.collection, *table.rows.values())]
         unknown = sorted({name for text in texts for name in _names(text)} - known)
@@ -185,9 +204,9 @@ def words(command: str, names: Mapping[str, str]) -> list[str]:
     return [word.format_map(names) for word in shlex.split(command)]
 
 
-def uses_seed(value: Any) -> bool:
-    """Whether {seed} stands in it."""
-    return any("seed" in _names(text) for text in _leaves(value))
+def uses(name: str, value: Any) -> bool:
+    """Whether the name in braces stands in it, at any depth."""
+    return any(name in _names(text) for text in _leaves(value))
 
 
 def _leaves(value: Any) -> list[str]:

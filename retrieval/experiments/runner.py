@@ -16,7 +16,7 @@ import yaml
 
 from ...errors import BackendError, ConfigError, nearest
 from ...files import atomic_path, read_json, write_json
-from .recipe import Recipe, Step, Variant, fill, uses_seed, words
+from .recipe import Recipe, Step, Variant, fill, uses, words
 from .table import Outcome, make_tables
 
 __all__ = ["Command", "Result", "fill_names", "plan_commands", "run_recipe"]
@@ -30,7 +30,7 @@ class Command:
     """A step for one seed, ready to run.
 
     Attributes:
-        key: the step's name, with the seed where it is done for each.
+        key: the step's name, with the seed and the set where it is done for each.
         arguments: what follows `rtk`.
         config: contents of the training configuration, and where it goes; None for other verbs.
     """
@@ -115,15 +115,20 @@ def plan_commands(variant: Variant, names: Mapping[str, str], seeds: Sequence[in
     depends on it."""
     commands: list[Command] = []
     for number, seed in enumerate(seeds):
-        steps = [step for step in variant.steps if number == 0 or uses_seed(step.run or step.train)]
-        commands += [_command(step, names, seed) for step in steps]
+        for step in variant.steps:
+            if number and not uses("seed", step.run or step.train):
+                continue
+            sets = variant.sets if uses("set", step.run or step.train) else (None,)
+            commands += [_command(step, names, seed, chosen) for chosen in sets]
     return commands
 
 
-def _command(step: Step, names: Mapping[str, str], seed: int) -> Command:
-    seeded = uses_seed(step.run or step.train)
-    filled = {**names, "seed": str(seed)} if seeded else dict(names)
-    key = f"{step.name}, seed {seed}" if seeded else step.name
+def _command(step: Step, names: Mapping[str, str], seed: int, chosen: str | None) -> Command:
+    filled, key = dict(names), step.name
+    if uses("seed", step.run or step.train):
+        filled, key = {**filled, "seed": str(seed)}, f"{key}, seed {seed}"
+    if chosen is not None:
+        filled, key = {**filled, "set": chosen}, f"{key}, {chosen}"
     if step.run is not None:
         return Command(key, tuple(words(step.run, filled)))
     path = Path(names["out"]) / "configs" / f"{_file_name(key)}.yaml"
@@ -132,7 +137,7 @@ def _command(step: Step, names: Mapping[str, str], seed: int) -> Command:
 
 
 def fill_names(variant: Variant, given: Mapping[str, str], out: Path) -> dict[str, str]:
-    """What the names in braces stand for, apart from the seed; `ConfigError` for a value that the variant lacks."""
+    """What the names in braces stand for, apart from seed and set; `ConfigError` for a value that the variant lacks."""
     unknown = [
         f"{name}: unknown value{nearest(name, variant.values)}; known: {', '.join(variant.values) or 'none'}"
         for name in given

@@ -17,7 +17,7 @@ from ...eval.measure_names import canonical
 from ...eval.measures import Evaluation, evaluate
 from ...eval.report import Report, Table, markdown_table, text_table, write_report
 from ...eval.significance import compare
-from .recipe import Expectation, TableSpec, Variant, uses_seed
+from .recipe import Expectation, TableSpec, Variant, uses
 
 __all__ = ["Made", "Outcome", "average", "make_tables"]
 
@@ -57,7 +57,7 @@ class Made:
 
 
 def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: Sequence[int], out: Path) -> Made:
-    """Evaluate all rows and write OUT/table.md, and OUT/table-1.json and so on.
+    """Evaluate all rows and write OUT/table.md, and OUT/table-1.json and so on (table-1-SET.json for each set).
 
     A row with seeds is the mean over them, query by query, which is what significance is tested on; how far the seeds
     lie apart stands in a table of its own.
@@ -68,13 +68,22 @@ def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: S
     tables: list[Table] = []
     outcomes: list[Outcome] = []
     for number, spec in enumerate(variant.tables, start=1):
+        if spec.over_sets:
+            by_set = _of_sets(spec, variant.sets, names, seeds)
+            for chosen, each in by_set.items():
+                report = Report(f"{title}: {chosen}, {spec.split}", list(each.values()))
+                write_report(report, out / f"table-{number}-{chosen.replace('/', '-')}.json")
+            table, means = _mean_of_sets(title, spec, by_set)
+            tables.append(table)
+            outcomes += [_outcome(means[item.row, canonical(item.measure)], item) for item in spec.expect]
+            continue
         rows = _evaluate(spec, names, seeds)
         averaged = {name: average(name, found) for name, found in rows.items()}
         head = f"{title}: {Path(spec.collection.format_map(names)).name}, {spec.split}"
         reports = [_report(head, averaged, baseline, spec.measures) for baseline in spec.baselines or (None,)]
         tables += dict.fromkeys(table for report in reports for table in report.tables())  # the means only once
         tables += [table] if (table := _spread(rows, spec.measures)) else []
-        outcomes += [_outcome(averaged[item.row], item) for item in spec.expect]
+        outcomes += [_outcome(averaged[item.row].mean(canonical(item.measure)), item) for item in spec.expect]
         write_report(reports[0], out / f"table-{number}.json")
     told = ["Measured beside expected:", "", *(f"- {outcome.line()}" for outcome in outcomes)] if outcomes else []
     markdown = "\n\n".join([*map(markdown_table, tables), "\n".join(told)])
@@ -88,7 +97,7 @@ def _evaluate(spec: TableSpec, names: Mapping[str, str], seeds: Sequence[int]) -
     judgments, conventions = collection.judgments(spec.split), collection.conventions
     rows: dict[str, list[Evaluation]] = {}
     for name, place in spec.rows.items():
-        each = [{**names, "seed": str(seed)} for seed in seeds] if uses_seed(place) else [dict(names)]
+        each = [{**names, "seed": str(seed)} for seed in seeds] if uses("seed", place) else [dict(names)]
         runs = [_run(place.format_map(filled)) for filled in each]
         rows[name] = [evaluate(run, judgments, list(spec.measures), conventions=conventions) for run in runs]
     return rows
@@ -142,6 +151,30 @@ def _spread(rows: Mapping[str, Sequence[Evaluation]], measures: Sequence[str]) -
     return Table("Over seeds", head, tuple(lines), (False, False, True, True, True, False))
 
 
-def _outcome(row: Evaluation, item: Expectation) -> Outcome:
-    measured = row.mean(canonical(item.measure))
+def _of_sets(
+    spec: TableSpec, sets: Sequence[str], names: Mapping[str, str], seeds: Sequence[int]
+) -> dict[str, dict[str, Evaluation]]:
+    """Each row over each set, averaged over the seeds."""
+    found: dict[str, dict[str, Evaluation]] = {}
+    for chosen in sets:
+        rows = _evaluate(spec, {**names, "set": chosen}, seeds)
+        found[chosen] = {name: average(name, each) for name, each in rows.items()}
+    return found
+
+
+def _mean_of_sets(
+    title: str, spec: TableSpec, found: Mapping[str, Mapping[str, Evaluation]]
+) -> tuple[Table, dict[tuple[str, str], float]]:
+    """A line for each set and one with their mean, in which all weigh the same; the means by (row, measure)."""
+    columns = [(row, canonical(measure)) for row in spec.rows for measure in spec.measures]
+    values = np.asarray([[rows[row].mean(measure) for row, measure in columns] for rows in found.values()])
+    means = values.mean(axis=0)
+    named = zip((*found, "mean"), (*values, means), strict=True)
+    lines = tuple((name, *(f"{value:.4f}" for value in line)) for name, line in named)
+    head = ("set", *(f"{row}, {measure}" for row, measure in columns))
+    table = Table(f"{title}: {len(found)} sets, {spec.split}", head, lines, (False, *[True] * len(columns)))
+    return table, dict(zip(columns, means.tolist(), strict=True))
+
+
+def _outcome(measured: float, item: Expectation) -> Outcome:
     return Outcome(item.row, item.measure, item.value, item.tolerance, item.source, measured)
