@@ -232,6 +232,47 @@ def test_other_data_do_not_resume(config: dict, toy: Path, interrupted: Callable
         train(config)
 
 
+def test_prompts_are_trained_with_and_stay_with_the_model(config: dict, tiny_dense: Any):
+    from sentence_transformers import SentenceTransformer
+
+    from rtk.retrieval.training.config import load_config
+
+    given = {"query": "file list ", "document": ""}
+    output = train({**config, "prompts": given, "evaluation": None})
+    model = SentenceTransformer(str(output), device="cpu")
+    assert {name: model.prompts[name] for name in given} == given
+    assert load_config(output / "rtk-config.yaml").prompts is not None
+    plain = train({**config, "output": config["output"] + "-plain", "evaluation": None})
+    assert any(not torch.equal(value, weights(plain)[name]) for name, value in weights(output).items())
+
+
+def test_a_document_prompt_of_another_name_is_trained_with_too(config: dict, tiny_dense: Any):
+    """sentence-transformers encodes documents with the prompt "passage" where there is no "document"."""
+    from rtk.retrieval.training.collate import dense_collator
+    from rtk.retrieval.training.config import load_config
+
+    tiny_dense.prompts = {"query": "", "passage": "wing heat "}
+    rows = [({"query": "file", "positive": "cell"}, {})]
+    batch = dense_collator(tiny_dense, load_config(config))(rows)
+    told = tiny_dense.tokenizer.decode(batch["positive_input_ids"][0], skip_special_tokens=True)
+    assert told == "wing heat cell"
+    assert tiny_dense.tokenizer.decode(batch["query_input_ids"][0], skip_special_tokens=True) == "file"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "cross-encoder", "loss": ["listnet"]}, "prompts: are for bi-encoders"),
+        ({"method": "contriever", "loss": ["moco"]}, "which have none"),
+    ],
+)
+def test_prompts_where_there_is_no_place_for_them_are_refused(config: dict, change: dict, message: str):
+    from rtk.retrieval.training.config import load_config
+
+    with pytest.raises(ConfigError, match=message):
+        load_config({**config, "prompts": {"query": "q: "}, "sampling": {}, **change})
+
+
 def test_a_loss_that_is_no_number_stops_with_step_and_queries(config: dict, tmp_path: Path):
     broken = tmp_path / "broken"
     shutil.copytree(config["model"], broken)

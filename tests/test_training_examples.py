@@ -73,6 +73,15 @@ def test_positives_negatives_and_scores_are_joined(toy: Collection):
     assert any("judged relevant" in line for line in report.lines())
 
 
+def test_several_lists_of_a_query_become_one_which_is_told(toy: Collection):
+    entries = [("q0", ["d2", "d3"], [2.0, 1.0]), ("q1", ["d4"], [1.0])]
+    run = Run.from_lists(entries).replace(columns={"list_id": np.array([0, 1, 0], np.int32)})
+    table = make_table(toy, "train", RoleRuns((run,)))
+    assert row_of(table, "q0") == ([0, 1], [2, 3])
+    assert table.report.joined_lists == 1
+    assert "1 queries of the negatives with several lists: joined into one" in table.report.lines()
+
+
 def test_a_grade_below_the_positive_one_is_neither_positive_nor_negative(toy: Collection):
     table = make_table(toy, "train", RoleRuns((run_of({"q0": {"d1": 2, "d3": 1}}),)), positive_grade=2)
     assert row_of(table, "q0") == ([0], [3])

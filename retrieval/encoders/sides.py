@@ -11,11 +11,11 @@ from torch import nn
 
 from ...errors import ConfigError
 
-__all__ = ["Side", "Task", "side", "side_modules", "transformer_of"]
+__all__ = ["PROMPT_NAMES", "Side", "Task", "prompt_of", "side", "side_modules", "transformer_of"]
 
 Task = Literal["query", "document"]
 
-_PROMPT_NAMES: Mapping[Task, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+PROMPT_NAMES: Mapping[Task, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def side(model: Any, task: Task, *, length: int | None = None, prompts: Mapping[
         _check_length(transformer, task, length)
     return Side(
         task=task,
-        prompt=_prompt(model, task, prompts),
+        prompt=prompt_of(model, task, prompts),
         length=length if length is not None else _own_length(model, transformer, task),
         own_length=length is not None,
     )
@@ -95,9 +95,10 @@ def _route(router: Router, task: Task) -> str:
     )
 
 
-def _prompt(model: Any, task: Task, prompts: Mapping[str, str] | None) -> str | None:
+def prompt_of(model: Any, task: Task, prompts: Mapping[str, str] | None = None) -> str | None:
+    """What stands before every text of a side: from `prompts`, or the model's own under any of its names."""
     known = model.prompts if prompts is None else prompts
-    for name in _PROMPT_NAMES[task]:
+    for name in PROMPT_NAMES[task]:
         if name in known:
             return known[name] or None
     if prompts is None and model.default_prompt_name is not None:

@@ -28,7 +28,7 @@ OWNED: dict[str, str] = {
     "greater_is_better": "use `evaluation.measure`",
     "auto_find_batch_size": "the batch size is part of what the batches are",
     "remove_unused_columns": "rtk makes the columns",
-    "prompts": "prompts are the model's own",
+    "prompts": "`prompts` stands at the top of the configuration: {query: …, document: …}",
     "router_mapping": "rtk makes the columns and routes them",
 }
 

@@ -28,6 +28,7 @@ __all__ = [
     "Matryoshka",
     "Optimizer",
     "Part",
+    "Prompts",
     "QuerySampling",
     "RandomSampling",
     "Runs",
@@ -125,6 +126,14 @@ class Lengths(Block):
 
     query: PositiveInt | None = None
     document: PositiveInt | None = None
+
+
+class Prompts(Block):
+    """What stands before every query and every document, in training and in the model that is saved; None is the
+    model's own, "" is none."""
+
+    query: str | None = None
+    document: str | None = None
 
 
 class QuerySampling(Block):

@@ -102,11 +102,23 @@ def _model_problems(config: TrainConfig) -> list[str]:
         problems.append(
             "attention, pooling, drop_normalisation: the index was made by the model as it is; leave them out"
         )
+    if config.prompts:
+        problems += _prompt_problems(config)
     if config.attention and config.lora and not config.lora.merge:
         problems.append(
             "lora.merge: an adapter on its own loads onto the causal model; with attention: bidirectional, merge it"
         )
     return problems
+
+
+def _prompt_problems(config: TrainConfig) -> list[str]:
+    if config.preset.family != "bi-encoder":
+        return [f"prompts: are for bi-encoders; {config.method!r} trains none"]
+    if config.preset.examples == "crops":
+        return [f"prompts: method {config.method!r} trains on pieces of documents, which have none"]
+    if config.preset.examples == "queries" and config.prompts and config.prompts.document is not None:
+        return ["prompts.document: the index was made by the model as it is; leave it out"]
+    return []
 
 
 def _sparse_problems(config: TrainConfig) -> list[str]:

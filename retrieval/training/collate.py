@@ -10,6 +10,7 @@ import torch
 from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
+from ..encoders.sides import prompt_of
 from .batches import Row
 from .config import TrainConfig
 
@@ -48,7 +49,6 @@ def dense_collator(model: Any, config: TrainConfig) -> SideCollator:
     """For columns query, positive, negative_1 …: prompts, lengths and routes by side."""
     widest = 1 + max(getattr(config.sampling, "negatives", None) or 1, 1)
     documents = ["positive", *(f"negative_{number}" for number in range(1, widest))]
-    own = model.prompts or {}
     lengths = {"query": config.lengths.query, "document": config.lengths.document}
     return SideCollator(
         SentenceTransformerDataCollator(
@@ -57,7 +57,7 @@ def dense_collator(model: Any, config: TrainConfig) -> SideCollator:
             prompts={
                 column: prompt
                 for column in ["query", *documents]
-                if (prompt := own.get("query" if column == "query" else "document"))
+                if (prompt := prompt_of(model, "query" if column == "query" else "document"))
             },
             max_length={task: length for task, length in lengths.items() if length},
         )

@@ -36,6 +36,7 @@ from .blocks import (
     Lora,
     Matryoshka,
     Optimizer,
+    Prompts,
     RandomSampling,
     Sparse,
 )
@@ -54,6 +55,7 @@ class TrainConfig(Block):
     Attributes:
         method: the preset (`METHODS`).
         model: a path, a hub id, or `minilm`.
+        prompts: before queries and documents, where they shall not be the model's own. Bi-encoders only.
         sampling: the method's own sampling block.
         loss: the terms that are summed, each an options object of `LOSSES`.
         mini_batch_size: forward passes of this many texts with cached gradients (GradCache): memory for a small
@@ -80,6 +82,7 @@ class TrainConfig(Block):
     model: str
     data: Data
     lengths: Lengths = Lengths()
+    prompts: Prompts | None = None
     sampling: SerializeAsAny[Block] = RandomSampling()
     loss: tuple[SerializeAsAny[LossOptions], ...]
     mini_batch_size: PositiveInt | None = None

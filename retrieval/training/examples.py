@@ -86,6 +86,7 @@ class TableReport:
     missing_scores: Mapping[str, int] = field(default_factory=dict)
     unknown_pairs: int = 0
     differing_scores: int = 0
+    joined_lists: int = 0
 
     def lines(self) -> list[str]:
         """One line for each count that a user should see."""
@@ -96,6 +97,7 @@ class TableReport:
             "negatives that are judged relevant: removed": self.negatives_judged_relevant,
             "judgments of documents that the collection lacks: ignored": self.unknown_judged_documents,
             "queries of the runs outside the split: ignored": self.run_queries_outside_split,
+            "queries of the negatives with several lists: joined into one": self.joined_lists,
             "lines of the pair file with unknown ids: left out": self.unknown_pairs,
             "documents that the pair file scores differently in different lines: averaged": self.differing_scores,
         }
@@ -173,8 +175,17 @@ def build_columns(
         unknown_judged_documents=unknown,
         run_queries_outside_split=outside,
         missing_scores=missing,
+        joined_lists=sum(map(_several_lists, runs.negatives)),
     )
     return table, report
+
+
+def _several_lists(run: Run) -> int:
+    """How many queries of a run have more than one list."""
+    if "list_id" not in run.columns:
+        return 0
+    lists = np.unique(np.stack([run.query_rows, run.columns["list_id"].astype(np.int64)]), axis=1)
+    return int((np.bincount(lists[0].astype(np.int64)) > 1).sum())
 
 
 def judged_pairs(collection: Collection, split: str) -> tuple[Pairs, int]:

@@ -12,7 +12,9 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.cross_encoder import CrossEncoder
 
 from ...errors import ConfigError
+from ..encoders.sides import PROMPT_NAMES
 from ..losses.options import ScoredOptions
+from .blocks import Prompts
 from .config import TrainConfig
 
 __all__ = ["finish_model", "load_model", "merge_adapters", "model_path", "open_tokenizer", "score"]
@@ -111,8 +113,18 @@ def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
                 "from. Give the loss a scale (20 is usual), or take the last module off.",
                 item.resolved_scale,
             )
+    if config.prompts:
+        _change_prompts(model, config.prompts)
     _check_dims(model, config)
     return model
+
+
+def _change_prompts(model: SentenceTransformer, prompts: Prompts) -> None:
+    """Prompts that stay with the model. A document's may have another name there, which would come first."""
+    for task, names in PROMPT_NAMES.items():
+        given = getattr(prompts, task)
+        if given is not None:
+            model.prompts = {name: text for name, text in model.prompts.items() if name not in names} | {task: given}
 
 
 def _change_pooling(model: SentenceTransformer, config: TrainConfig) -> None:
