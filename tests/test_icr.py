@@ -313,7 +313,7 @@ def test_documents_of_a_prompt_that_is_too_long_are_cut_alike_and_counted(model,
     with caplog.at_level("WARNING", logger="rtk"):
         (result,) = rerank_checked(reranker, [asked("heat", texts)])
     assert result.error is None
-    assert reranker.model.prompter.cut == 1
+    assert reranker.model.prompter.cut == result.usage.cut == 1
     assert "each was cut to" in caplog.text
     prompt = reranker.model.prompter.write("heat", texts)
     assert 290 <= len(prompt) <= 300

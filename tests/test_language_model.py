@@ -123,6 +123,16 @@ def test_nan_names_the_prompt(tiny_llama, prompts):
             call()
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_an_infinite_logit_that_is_asked_for_names_the_prompt(tiny_llama, prompts, value):
+    broken = load_language_model(str(tiny_llama), device="cpu")
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight[60] = value
+    with pytest.raises(BackendError, match=r"prompt \d: the model gave"):
+        broken.next_token_logits(prompts, TOKENS)
+    assert np.isfinite(broken.next_token_logits(prompts, [5, 130]).values).all()
+
+
 def test_a_prompt_longer_than_the_context_is_refused_with_its_number(model, prompts):
     short = settings(model, context_length=len(prompts[2]) + 3)
     short.next_token_logits([prompts[2]], TOKENS)
@@ -385,6 +395,80 @@ def test_what_is_asked_of_vllm_gives_the_contracts_answers(model, vllm_like, pro
     assert made.usage.generated_tokens == sum(len(each.ids) for answers in made.values for each in answers)
     assert made.usage.cached_tokens == sum(len(prompt) // 16 * 16 - 16 for prompt in prompts)
     assert vllm_like.next_token_logits([], TOKENS).values.shape == (0, 4)
+
+
+def test_a_document_longer_than_vllms_context_is_cut_to_what_fits(model):
+    """A token has to be drawn after every prompt: one that fills the whole of vLLM's context never fits."""
+    from rtk.retrieval.rerankers import load_reranker, rerank_checked
+    from rtk.retrieval.rerankers.base import Candidate, Request
+    from rtk.retrieval.rerankers.engine_vllm import VllmModel
+
+    small = settings(model, context_length=200)
+    request = Request("q", "wing", (Candidate("long", "protein gene cell " * 150), Candidate("short", "heat")))
+    answers: dict[str, dict[str, Any]] = {"yes-no": {"yes": "Y", "no": "N"}, "query-likelihood": {}}
+    for name, more in answers.items():
+        vllm_like = VllmModel(_FakeVllm(small), dict, name="fake")
+        (result,) = rerank_checked(load_reranker(name, vllm_like, words=None, **more), [request])
+        assert result.error is None, name
+        assert result.usage.cut == 1, name
+        alike = load_reranker(name, settings(model, context_length=199), words=None, **more)
+        np.testing.assert_allclose(result.scores, rerank_checked(alike, [request])[0].scores, atol=2e-4)
+
+
+class EngineDeadError(Exception):
+    """As vLLM's: no base class but Exception."""
+
+
+def test_an_error_of_vllm_is_a_failure_that_is_counted_not_a_bug(model, prompts):
+    from rtk.retrieval.rerankers import Candidate, Request, load_reranker
+    from rtk.retrieval.rerankers.engine_vllm import VllmModel
+
+    fake = _FakeVllm(model)
+
+    def dead(*_: Any, **__: Any) -> Any:
+        raise EngineDeadError("the engine core is gone")
+
+    fake.generate = dead  # type: ignore[method-assign]
+    vllm_like = VllmModel(fake, dict, name="fake")
+    with pytest.raises(BackendError, match=r"call of 5 prompts: EngineDeadError: the engine core is gone"):
+        vllm_like.generate(prompts, Sampling(3))
+    reranker = load_reranker("yes-no", vllm_like, yes="Y", no="N")
+    (result,) = reranker.rerank([Request("q", "wing", (Candidate("d", "heat"),))])
+    assert "EngineDeadError" in str(result.error)
+
+
+def test_vllm_gets_its_options_and_its_own_precision_from_the_command_line(rtk, model, monkeypatch, tmp_path):
+    import sys
+    from types import SimpleNamespace
+
+    from rtk.retrieval.rerankers.engine_vllm import VllmModel
+    from rtk.retrieval.rerankers.registry import load_reranker
+
+    asked: dict[str, Any] = {}
+
+    def engine(**given: Any) -> _FakeVllm:
+        if "tensor_size" in given:
+            raise TypeError("unexpected keyword argument 'tensor_size'")
+        asked.update(given)
+        return _FakeVllm(model)
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=engine, SamplingParams=dict))
+    monkeypatch.setattr(VllmModel, "identity", lambda self: {"engine": "fake"})
+    (tmp_path / "c.jsonl").write_text('{"qid": "q", "query": "wing", "candidates": [{"docid": "d", "text": "heat"}]}\n')
+    command = "rerank c.jsonl -r yes-no -m model --set engine=vllm --set 'yes=\"Y\"' --set 'no=\"N\"' --out"
+    code, _, said = rtk(f"{command} a.trec --set 'engine_options={{tensor_parallel_size: 2}}'")
+    assert code == 0, said
+    assert (asked["dtype"], asked["tensor_parallel_size"]) == ("auto", 2)
+    code, _, said = rtk(f"{command} b.trec --dtype bfloat16")
+    assert code == 0, said
+    assert asked["dtype"] == "bfloat16"
+    wrong = {"2": "expected names", "{dtype: half}": "rtk sets dtype itself", "{tensor_size: 2}": "does not take"}
+    for value, message in wrong.items():
+        code, _, said = rtk(f"{command} c.trec --set 'engine_options={value}'")
+        assert code == 2
+        assert message in said
+    with pytest.raises(ConfigError, match=r"'transformers' takes.*\n.*'engine_options'"):
+        load_reranker("yes-no", "model", engine_options={})
 
 
 def test_vllm_refuses_what_it_cannot_do(model, vllm_like, prompts):

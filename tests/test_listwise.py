@@ -171,7 +171,30 @@ def test_a_failure_is_tried_again_and_then_only_its_own_query_keeps_its_order(or
     assert results[1].ids == requests[1].ids
     assert "out of memory" in str(results[1].error)
     assert list(results[0].ids) == list(results[2].ids) == best(6)
-    assert model.batches == [3, 1, 1, 1, 1, 1]  # together, then each alone, the failing one three times
+    assert model.batches == [3, 1, 1, 1, 1]  # together, then each alone, the failing one twice
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_questions_are_asked_again_as_often_as_retries_says(retries: int, oracle_model: Oracle) -> None:
+    def fail(texts: list[str]) -> None:
+        raise OSError("connection reset")
+
+    model = oracle_model(fail=fail)
+    (result,) = FirstReranker(model, effort=Effort(retries=retries)).rerank([graded("q", 6)])
+    assert "connection reset" in str(result.error)
+    assert model.batches == [1] * (1 + retries)
+
+
+def test_without_retries_the_queries_of_a_failed_call_are_told_apart_all_the_same(oracle_model: Oracle) -> None:
+    def fail(texts: list[str]) -> None:
+        if any("what is q1?" in text for text in texts):
+            raise OSError("connection reset")
+
+    model = oracle_model(fail=fail)
+    requests = [graded(f"q{at}", 6, seed=at) for at in range(3)]
+    results = rerank_checked(FirstReranker(model, effort=Effort(retries=0)), requests)
+    assert [result.error is None for result in results] == [True, False, True]
+    assert model.batches == [3, 1, 1, 1]
 
 
 def test_a_passing_failure_leaves_no_trace(oracle_model: Oracle) -> None:
@@ -213,11 +236,28 @@ def test_long_prompts_have_their_documents_cut_alike_and_counted(oracle_model: O
     reranker = FirstReranker(model, schedule=Schedule(window=4, step=2), reading=Reading(words=None))
     (result,) = rerank_checked(reranker, [Request("q", "x", tuple(candidates))])
     assert list(result.ids) == ["d3", "d2", "d1", "d0"]
-    assert reranker.writer.cut == 1
+    assert reranker.writer.cut == result.usage.cut == 1
     (text,) = model.texts
     lengths = [part.split("\n")[0].count("gene") for part in text.split("grade ")[1:]]
     assert lengths[2] == lengths[3] < 100  # the long ones end up equal
     assert len(model.tokenizer.encode(text)) > 550  # and use the room
+
+
+def test_a_cut_prompt_that_is_asked_again_counts_once_and_is_told_once(oracle_model: Oracle, caplog: Any) -> None:
+    left = [1]
+
+    def fail(texts: list[str]) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError("connection reset")
+
+    candidates = tuple(Candidate(f"d{at}", f"grade {at} " + "gene " * 200, 0.0) for at in range(4))
+    requests = [Request("q1", "x", candidates), Request("q2", "y", candidates), Request("q3", "z", candidates[:1])]
+    reranker = FirstReranker(oracle_model(context_length=600, fail=fail), reading=Reading(words=None))
+    with caplog.at_level("WARNING", logger="rtk"):
+        results = rerank_checked(reranker, requests)
+    assert [result.usage.cut for result in results] == [1, 1, 0]
+    assert caplog.text.count("does not fit the context") == 1
 
 
 def test_a_prompt_that_cannot_fit_fails_its_query(oracle_model: Oracle) -> None:

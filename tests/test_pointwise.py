@@ -229,6 +229,44 @@ def test_query_likelihood_is_a_mean_or_a_sum(llama: Any) -> None:
     assert "no tokens whose likelihood" in str(failed.error)
 
 
+def test_the_likelihood_of_a_query_does_not_depend_on_a_longer_one_beside_it(llama: Any) -> None:
+    short = load_language_model((llama.model, llama.tokenizer), context_length=160)
+    document = "heat and air flow over the wing " * 20
+    asked = Request("short", "wing", (Candidate("d", document),))
+    longer = Request("long", "heat flow " * 20, (Candidate("d", document),))
+    (alone,) = rerank_checked(QueryLikelihoodReranker(short), [asked])
+    beside, other = rerank_checked(QueryLikelihoodReranker(short), [asked, longer])
+    assert (alone.usage.cut, other.usage.cut) == (1, 1)
+    np.testing.assert_allclose(beside.scores, alone.scores, atol=1e-5)
+
+
+def test_proranks_cut_of_a_query_is_counted(llama: Any) -> None:
+    short = load_language_model((llama.model, llama.tokenizer), context_length=1200)
+    long, fits = Request("q1", "heat " * 1100, (Candidate("d", "x"),)), request_of("q2", ["x"])
+    cut, whole = rerank_checked(load_reranker("prorank", short), [long, fits])
+    assert (cut.usage.cut, whole.usage.cut) == (1, 0)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("name", ["graded", "prorank", "yes-no", "query-likelihood"])
+def test_a_value_that_is_not_finite_fails_the_query(name: str, oracle_model: Oracle) -> None:
+    model = oracle_model()
+    logits, likelihoods = model.next_token_logits, model.continuation_log_probs
+
+    def infinite(ask: Any) -> Any:
+        def answer(*given: Any) -> Any:
+            answers = ask(*given)
+            answers.values[:] = np.inf
+            return answers
+
+        return answer
+
+    model.next_token_logits, model.continuation_log_probs = infinite(logits), infinite(likelihoods)
+    (result,) = load_reranker(name, model, retries=0).rerank([graded()])
+    assert "values must be finite" in str(result.error)
+    assert result.ids == graded().ids
+
+
 @pytest.fixture(scope="module")
 def t5(answer_tokenizer: Any) -> Any:
     import torch
@@ -250,7 +288,7 @@ def test_mono_t5_reads_the_first_step_of_the_decoder(t5: Any) -> None:
 
     reranker = MonoT5Reranker(t5)
     (result,) = rerank_checked(reranker, [request_of("q", ["a wing", "heat " * 300])])
-    assert reranker.writer.cut == 1
+    assert reranker.writer.cut == result.usage.cut == 1
     ids = t5.tokenizer("Query: what is q? Document: a wing Relevant:")["input_ids"]
     true, false = decoder_tokens(t5.tokenizer, ["true", "false"])
     with torch.inference_mode():

@@ -172,7 +172,7 @@ def test_scores_that_are_not_finite_are_named():
 
 
 def test_usage_adds_up():
-    assert Usage(1, 2, 3, 4, 5) + Usage(10, 20, 30, 40, 50) == Usage(11, 22, 33, 44, 55)
+    assert Usage(1, 2, 3, 4, 5, 6) + Usage(10, 20, 30, 40, 50, 60) == Usage(11, 22, 33, 44, 55, 66)
 
 
 class TestCrossEncoder:

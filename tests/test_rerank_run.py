@@ -378,10 +378,10 @@ class TestCandidateFiles:
             ('{"qid": "q", "query": "x", "candidates": [7]}', r"c\.jsonl:2.*'candidates'"),
             ('{"qid": "q", "query": "x", "candidates": [{"docid": "d"}]}', r"c\.jsonl:2.*'text'"),
             ('{"qid": "q", "query": "x", "candidates": [{"docid": "d", "text": "", "score": NaN}]}', r"2.*'score'"),
-            ('{"qid": "a", "query": "x", "candidates": []}', "'a'"),
+            ('{"qid": "a", "query": "x", "candidates": []}', r"c\.jsonl:2.*query 'a' stands on line 1 already"),
             (
                 '{"qid": "q", "query": "x", "candidates": [{"docid": "d", "text": ""}, {"docid": "d", "text": ""}]}',
-                "'d'",
+                r"c\.jsonl:2.*'q' has candidate 'd' twice",
             ),
         ],
     )

@@ -9,7 +9,7 @@ import typer
 
 from ...errors import ConfigError
 from .console import emit, emit_json, parse_settings, session
-from .options import Device, Dtype, Json, Out, Overwrite, Quiet, Settings, Split
+from .options import Device, Json, Out, Overwrite, Quiet, Settings, Split
 
 __all__ = ["HELP", "NAME", "command"]
 
@@ -53,7 +53,14 @@ def command(
     order: Annotated[str, typer.Option("--order", help="The run's order: score or rank.")] = "score",
     settings: Settings = None,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="float32, float16 or bfloat16 (default: float32; on vLLM the checkpoint's).",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -93,6 +100,7 @@ def _counts(report: Any) -> dict[str, Any]:
         "cached_tokens": report.usage.cached_tokens,
         "generated_tokens": report.usage.generated_tokens,
         "malformed": report.usage.malformed,
+        "cut": report.usage.cut,
     }
 
 

@@ -72,6 +72,8 @@ class Usage:
             `prompt_tokens`.
         generated_tokens: tokens written.
         malformed: outputs that could not be read.
+        cut: prompts or pairs of which something was left out so that they fit the model. What a method shows of a
+            document anyway (its first words, its first tokens) is no cut.
     """
 
     calls: int = 0
@@ -79,6 +81,7 @@ class Usage:
     cached_tokens: int = 0
     generated_tokens: int = 0
     malformed: int = 0
+    cut: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -87,6 +90,7 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             self.generated_tokens + other.generated_tokens,
             self.malformed + other.malformed,
+            self.cut + other.cut,
         )
 
 

@@ -130,12 +130,19 @@ def read_candidates(path: str | Path) -> CandidateFile:
     qids: list[str] = []
     queries: list[str] = []
     lengths, documents, texts, scores = [0], list[str](), list[str](), list[float]()
+    places = dict[str, int]()
     for number, record in read_jsonl(path):
         line = _Line(path, number, record)
         qids.append(line.text("qid"))
         queries.append(line.text("query"))
+        if places.setdefault(qids[-1], number) != number:
+            raise line.fail(f"query {qids[-1]!r} stands on line {places[qids[-1]]} already; one line for each query")
+        seen = set[str]()
         for rank, candidate in enumerate(line.candidates(), start=1):
             documents.append(candidate.text("docid"))
+            if documents[-1] in seen:
+                raise line.fail(f"query {qids[-1]!r} has candidate {documents[-1]!r} twice; name each document once")
+            seen.add(documents[-1])
             texts.append(candidate.text("text"))
             scores.append(candidate.score(rank))
         lengths.append(len(documents))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,10 +25,12 @@ class Prompt:
         ids: token ids, special tokens included; nothing is added to them.
         shared: how many leading ids other prompts of the same call have too, so that an engine may compute them once;
             0 when unknown. It never changes a result.
+        cut: whether something was left out of it so that it fits the model; for `Usage.cut`.
     """
 
     ids: tuple[int, ...]
     shared: int = 0
+    cut: bool = False
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -97,7 +99,7 @@ def share_prefix(prompts: Sequence[Prompt]) -> list[Prompt]:
     low, high = min(p.ids for p in prompts), max(p.ids for p in prompts)  # the two most different, in sorted order
     common = next((at for at, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     shared = min(common, min(map(len, prompts)) - 1)
-    return [Prompt(prompt.ids, shared) for prompt in prompts]
+    return [replace(prompt, shared=shared) for prompt in prompts]
 
 
 class ChatRenderer:

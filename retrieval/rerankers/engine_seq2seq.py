@@ -76,7 +76,7 @@ class Seq2SeqModel:
                 places, targets, real = continuation_targets([1] * len(rows), given)
                 starts = torch.full((len(rows), 1), self._start)
                 made = self._decode(torch.cat([starts, targets[:, :-1]], dim=1), encoded, places, None)
-                logits = checked(made.logits, rows)
+                logits = checked(made.logits, rows, whole=True)
                 chosen = logits.log_softmax(-1).gather(-1, targets.to(logits.device)[..., None])[..., 0]
                 values[rows] = (chosen.double().cpu() * real).sum(-1).numpy()
         return Answers(values, _usages(prompts, [len(each) for each in continuations]))
@@ -111,10 +111,10 @@ class Seq2SeqModel:
                 cache.batch_select_indices(at.to(self.model.device))
             given = torch.tensor(tokens)[:, None]
             made = self._decode(given, encoded, torch.zeros_like(given), None, cache=cache)
-            return checked(made.logits[:, 0], numbers)
+            return checked(made.logits[:, 0], numbers, whole=True)
 
         made = [Row.seeded(ending.sampling.seed, prompts[row].ids, at) for row in rows for at in range(samples)]
-        decode(checked(begun.logits[:, 0], numbers), step, made, ending)
+        decode(checked(begun.logits[:, 0], numbers, whole=True), step, made, ending)
         return generations(made, samples, ending)
 
     def _batches(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], dict[str, Any]]]:

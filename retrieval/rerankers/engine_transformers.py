@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ class TransformersModel:
                 given = [list(continuations[row]) for row in batch.rows]
                 ids = [(*prompts[row].ids, *each) for row, each in zip(batch.rows, given, strict=True)]
                 places, targets, real = continuation_targets([len(prompts[row]) for row in batch.rows], given)
-                logits = checked(self.decoder.prefill(ids, places, None, prefix).logits, batch.rows)
+                logits = checked(self.decoder.prefill(ids, places, None, prefix).logits, batch.rows, whole=True)
                 chosen = logits.log_softmax(-1).gather(-1, targets.to(logits.device)[..., None])[..., 0]
                 values[batch.rows] = (chosen.double().cpu() * real).sum(-1).numpy()
         for row, length in enumerate(lengths.tolist()):
@@ -125,7 +126,7 @@ class TransformersModel:
         samples = ending.sampling.samples
         ids = [prompts[row].ids for row in rows]
         begun = self.decoder.prefill(ids, torch.tensor([[len(each) - 1] for each in ids]), None, prefix, keep=True)
-        first = checked(begun.logits[:, 0], rows).repeat_interleave(samples, 0)
+        first = checked(begun.logits[:, 0], rows, whole=True).repeat_interleave(samples, 0)
         if samples > 1:
             begun.cache.batch_repeat_interleave(samples)
         seen, positions = begun.seen.repeat_interleave(samples, 0), begun.lengths.repeat_interleave(samples)
@@ -141,7 +142,7 @@ class TransformersModel:
             seen = torch.cat([seen, torch.ones((len(keep), 1), dtype=torch.bool)], dim=1)
             logits = self.decoder.step(torch.tensor(tokens), begun.cache, seen, positions)
             positions = positions + 1
-            return checked(logits, numbers)
+            return checked(logits, numbers, whole=True)
 
         decode(first, step, made, ending)
         return generations(made, samples, ending)
@@ -215,16 +216,25 @@ def _any_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def checked(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """`values` (B, …) if none of them is NaN.
+def checked(values: torch.Tensor, rows: Sequence[int], *, whole: bool = False) -> torch.Tensor:
+    """Logits (B, …) if they are finite numbers.
+
+    Args:
+        values: the logits.
+        rows: the number of each prompt.
+        whole: of a whole vocabulary, in which -inf is a token that is never said.
 
     Raises:
         BackendError: with the number of the prompt.
     """
-    bad = values.isnan().flatten(1).any(1).nonzero()
-    if len(bad):
+    bad = (~(values < torch.inf) if whole else ~values.isfinite()).flatten(1)
+    at = bad.any(1).nonzero()
+    if len(at):
+        row = int(at[0])
+        given = float(values.flatten(1)[row][bad[row]][0])
+        what = "NaN" if math.isnan(given) else str(given)
         raise BackendError(
-            f"prompt {rows[int(bad[0])]}: the model gave NaN (half precision overflowing gives this: try float32)"
+            f"prompt {rows[row]}: the model gave {what} (half precision overflowing gives this: try float32)"
         )
     return values
 

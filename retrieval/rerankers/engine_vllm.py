@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class VllmModel:
 
     @property
     def context_length(self) -> int:
-        return int(self._settings.max_model_len)
+        """One less than vLLM's own: a token has to be drawn after every prompt, even if nothing is wanted of it."""
+        return int(self._settings.max_model_len) - 1
 
     def identity(self) -> dict[str, Any]:
         """Engine, its version, name and precision. vLLM keeps no copy of the weights to take a fingerprint of."""
@@ -62,14 +63,13 @@ class VllmModel:
 
         Raises:
             ConfigError: more tokens than the engine reports.
-            BackendError: a wanted token is missing from what the engine reports.
+            BackendError: a wanted token is missing from what the engine reports, or its logit is not finite.
         """
         wanted = list(dict.fromkeys(int(token) for token in tokens))
         if len(wanted) > _MOST_TOKENS:
             raise ConfigError(f"{len(wanted)} tokens: the engine reports at most {_MOST_TOKENS} logits a prompt")
-        # A prompt may fill all but one token of vLLM's context, because a token has to be drawn.
         asked = {"max_tokens": 1, "temperature": 0.0, "allowed_token_ids": wanted, "logprobs": len(wanted)}
-        made = self._ask(prompts, [self._parameters(**asked)] * len(prompts), room=1)
+        made = self._ask(prompts, [self._parameters(**asked)] * len(prompts))
         values = np.zeros((len(prompts), len(tokens)), dtype=np.float32)
         for row, output in enumerate(made):
             found = {int(token): float(entry.logprob) for token, entry in output.outputs[0].logprobs[0].items()}
@@ -77,8 +77,8 @@ class VllmModel:
             if lost:
                 raise BackendError(f"prompt {row}: vLLM reported no logit for token {lost[0]}")
             values[row] = [found[int(token)] for token in tokens]
-            if np.isnan(values[row]).any():
-                raise BackendError(f"prompt {row}: the model gave NaN")
+            if not np.isfinite(values[row]).all():
+                raise BackendError(f"prompt {row}: the model gave {values[row][~np.isfinite(values[row])][0]}")
         return Answers(values, tuple(map(_usage, made)))
 
     def continuation_log_probs(
@@ -90,7 +90,7 @@ class VllmModel:
             for prompt, more in zip(prompts, continuations, strict=True)
         ]
         parameters = self._parameters(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        made = self._ask(whole, [parameters] * len(whole), room=1)
+        made = self._ask(whole, [parameters] * len(whole))
         values = np.zeros(len(prompts), dtype=np.float64)
         for row, (output, prompt, joined) in enumerate(zip(made, prompts, whole, strict=True)):
             steps = zip(output.prompt_logprobs[len(prompt) :], joined.ids[len(prompt) :], strict=True)
@@ -124,13 +124,22 @@ class VllmModel:
             usages.append(_usage(output) + Usage(generated_tokens=sum(len(each.ids) for each in answers)))
         return Answers(said, tuple(usages))
 
-    def _ask(self, prompts: Sequence[Prompt], parameters: list[Any], *, room: int) -> list[Any]:
-        """The engine's outputs, along the prompts."""
+    def _ask(self, prompts: Sequence[Prompt], parameters: list[Any], *, room: int = 0) -> list[Any]:
+        """The engine's outputs, along the prompts.
+
+        Raises:
+            ConfigError: a prompt that does not fit.
+            BackendError: the engine failed, or answered fewer prompts.
+        """
         check_lengths(prompts, room, self.context_length)
         if not prompts:
             return []
         given = [{"prompt_token_ids": list(prompt.ids)} for prompt in prompts]
-        made = self.engine.generate(given, parameters, use_tqdm=False)
+        try:
+            made = self.engine.generate(given, parameters, use_tqdm=False)
+        except Exception as error:  # EngineDeadError and its kin have no base class but this one
+            said = f"{type(error).__name__}: {error}"
+            raise BackendError(f"vLLM failed on a call of {len(prompts)} prompts: {said}") from error
         if len(made) != len(prompts):
             raise BackendError(f"vLLM answered {len(made)} of {len(prompts)} prompts")
         return made
@@ -147,7 +156,7 @@ def load_vllm(
     device: str | None = None,
     dtype: str | None = None,
     context_length: int | None = None,
-    engine_options: dict[str, Any] | None = None,
+    engine_options: Mapping[str, Any] | None = None,
 ) -> VllmModel:
     """Make a vLLM engine.
 
@@ -155,11 +164,12 @@ def load_vllm(
         model: a path or hub id.
         device: vLLM takes the devices that it was built for; only None is possible.
         dtype: of the weights; None is "auto".
-        context_length: tokens of prompt and answer; None takes the model's.
+        context_length: vLLM's `max_model_len`, tokens of prompt and answer; None takes the model's.
         engine_options: more for `vllm.LLM` (`tensor_parallel_size`, `gpu_memory_utilization`, …).
 
     Raises:
-        ConfigError: a device, or a loaded model instead of a path.
+        ConfigError: a device, a loaded model instead of a path, or options that vLLM does not have or that are set
+            already.
         MissingExtra: vLLM is not installed.
         BackendError: the engine cannot be made.
     """
@@ -167,18 +177,41 @@ def load_vllm(
         raise ConfigError(f"device {device!r}: vLLM takes the devices that it was built for; leave it out")
     if not isinstance(model, str | Path):
         raise ConfigError("vLLM loads a path or a hub id, not a loaded model")
+    settings: dict[str, Any] = {
+        "model": str(model),
+        "dtype": dtype or "auto",
+        "logprobs_mode": "processed_logits",
+        "max_logprobs": _MOST_TOKENS,
+        "enable_prefix_caching": True,
+        **({} if context_length is None else {"max_model_len": context_length}),
+    }
+    options = _options(engine_options, settings)
     vllm = require("vllm", "vllm", "the vLLM engine")
-    length = {} if context_length is None else {"max_model_len": context_length}
     try:
-        engine = vllm.LLM(
-            model=str(model),
-            dtype=dtype or "auto",
-            logprobs_mode="processed_logits",
-            max_logprobs=_MOST_TOKENS,
-            enable_prefix_caching=True,
-            **length,
-            **(engine_options or {}),
-        )
+        engine = vllm.LLM(**settings, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"vLLM cannot load {model}: {error}") from error
+    except TypeError as error:
+        if not options:
+            raise
+        raise ConfigError(f"vLLM does not take engine_options {options}: {error}") from error
     return VllmModel(engine, vllm.SamplingParams, name=str(model))
+
+
+def _options(given: Mapping[str, Any] | None, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """More arguments for `vllm.LLM`.
+
+    Raises:
+        ConfigError: not names with values, or one that rtk sets itself.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(
+            f"engine_options {given!r}: expected names with values, as in "
+            "--set 'engine_options={tensor_parallel_size: 2}'"
+        )
+    twice = [name for name in given if name in taken]
+    if twice:
+        raise ConfigError(f"engine_options: rtk sets {', '.join(twice)} itself; dtype and context_length have settings")
+    return dict(given)

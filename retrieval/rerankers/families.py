@@ -17,7 +17,7 @@ from .windows import Schedule
 
 __all__ = ["FAMILIES", "family_settings", "load_family"]
 
-ENGINE_SETTINGS = ("engine", "device", "dtype", "batch_tokens", "context_length")
+ENGINE_SETTINGS = ("engine", "device", "dtype", "batch_tokens", "context_length", "engine_options")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .identifiers import Identifiers
 from .listwise import ListwiseReranker, WindowOrder, WindowQuestion, check_window, list_prompts
 from .lockstep import Answer, Effort
 from .prompts import list_prompt
-from .reading import PromptWriter, Reading
+from .reading import PromptWriter, Reading, count_cuts
 from .windows import Schedule
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class FirstTokenModel:
         prompts = list_prompts(self.writer, windows, self.prompt, self.identifiers, continuation=OPENING)
         answers = self.model.next_token_logits(prompts, self.tokens)
         orders: list[Answer[WindowOrder]] = []
-        for window, logits, usage in zip(windows, answers.values, answers.usages, strict=True):
+        usages = count_cuts(prompts, answers.usages)
+        for window, logits, usage in zip(windows, answers.values, usages, strict=True):
             values = logits[: len(window.places)]
             order = tuple(np.argsort(-values, kind="stable").tolist())
             orders.append(Answer(WindowOrder(order, values), usage))

@@ -17,7 +17,7 @@ from .listwise import ListwiseReranker, WindowOrder, WindowQuestion, check_windo
 from .lockstep import Answer, Effort
 from .permutations import format_permutation, parse_permutation
 from .prompts import list_prompt
-from .reading import PromptWriter, Reading
+from .reading import PromptWriter, Reading, count_cuts
 from .windows import Plan, Schedule
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class GenerativeModel:
         prompts = list_prompts(self.writer, windows, self.prompt, self.identifiers, rooms=rooms)
         answers = self.model.generate(prompts, sampling)
         orders: list[Answer[WindowOrder]] = []
-        for said, usage in zip(answers.values, answers.usages, strict=True):
+        for said, usage in zip(answers.values, count_cuts(prompts, answers.usages), strict=True):
             read = parse_permutation(said[0].text, size, self.identifiers)
             cost = usage + Usage(malformed=int(not read.well_formed))
             orders.append(Answer(WindowOrder(read.order), cost))

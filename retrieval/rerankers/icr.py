@@ -265,8 +265,7 @@ def _filtered(tokens: np.ndarray, deviations: float | None) -> np.ndarray:
 
 def _usage(prompt: IcrPrompt, calibrated: bool) -> Usage:
     """The prompt once; for the second pass what asks, the rest being cached. Equal prompts are read once."""
-    if not calibrated:
-        return Usage(1, len(prompt.real))
-    if prompt.real == prompt.free:
-        return Usage(1, len(prompt.free))
-    return Usage(2, len(prompt.free) + len(prompt.real) - prompt.start, prompt.start)
+    cut = int(prompt.cut is not None)
+    if not calibrated or prompt.real == prompt.free:
+        return Usage(1, len(prompt.real), cut=cut)
+    return Usage(2, len(prompt.free) + len(prompt.real) - prompt.start, prompt.start, cut=cut)

@@ -85,7 +85,8 @@ class IcrPrompter:
         limit: tokens that the model reads.
 
     Attributes:
-        cut: how many prompts had their documents shortened to fit the context.
+        cut: how many prompts were written with their documents shortened to fit the context. The first is logged;
+            what reranking counts is `Usage.cut`, in which a prompt that is asked again is one.
     """
 
     def __init__(self, renderer: ChatRenderer, wording: Wording, reading: Reading, limit: int) -> None:
@@ -112,8 +113,9 @@ class IcrPrompter:
         while most > 0:
             prompt = self._prompt(query, [self.renderer.cut(text, most) for text in shown], most)
             if len(prompt) <= self.limit:
+                if not self.cut:
+                    log.warning("%seach was cut to %d tokens (said once)", too_long, most)
                 self.cut += 1
-                log.warning("%seach was cut to %d tokens", too_long, most)
                 return prompt
             most -= max(1, (len(prompt) - self.limit) // max(1, len(texts)))
         raise ConfigError(too_long + "no documents cut alike fit; take fewer of them")

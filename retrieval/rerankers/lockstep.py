@@ -44,7 +44,8 @@ class Effort:
 
     Attributes:
         in_flight: queries whose questions share model calls.
-        retries: how often a query's questions are asked again, alone, when the model failed on them.
+        retries: how often a query's questions are asked again, alone, when the model failed on them. Where a call for
+            several queries failed each is asked alone once even at 0, so that the others do not fail with the one.
     """
 
     in_flight: int = 16
@@ -61,7 +62,7 @@ class Ranking:
 
     Attributes:
         order: places in the request, best first.
-        raw: the model's own value of each candidate by its place in the request; None where it has none, NaN never.
+        raw: the model's own value of each candidate by its place in the request, finite; None where it has none.
         calibrated: whether `raw` compares across queries; the scores are then `raw`, otherwise 1 / rank.
         usage: what was found while planning (unreadable outputs), beside the cost of the questions.
     """
@@ -72,11 +73,21 @@ class Ranking:
     usage: Usage = field(default_factory=Usage)
 
     def result(self, request: Request, usage: Usage) -> Result:
-        """The result of `request` at that cost."""
+        """The result of `request` at that cost.
+
+        Raises:
+            BackendError: a value of the model is not finite.
+        """
         order = np.asarray(self.order, dtype=np.int64)
         raw = None if self.raw is None else np.asarray(self.raw, dtype=np.float32)[order]
         scores = raw if raw is not None and self.calibrated else (1.0 / np.arange(1, len(order) + 1)).astype(np.float32)
         ids = tuple(request.ids[place] for place in order.tolist())
+        bad = () if raw is None else np.flatnonzero(~np.isfinite(raw))
+        if raw is not None and len(bad):
+            raise BackendError(
+                f"the model's value of document {ids[int(bad[0])]!r} is {raw[int(bad[0])]}; values must be finite "
+                "(half-precision overflow gives this: try float32)"
+            )
         return Result(request.qid, ids, scores, raw, self.calibrated, usage + self.usage)
 
 
@@ -96,13 +107,14 @@ class _Running:
     def advance(self, answers: Sequence[Answer[Any]] | None) -> None:
         """Send the answers (None begins) and wait for the next questions, or have the result."""
         try:
-            if answers is None:
-                self.asked = next(self.plan)
-            else:
-                self.usage = sum((answer.usage for answer in answers), self.usage)
-                self.asked = self.plan.send([answer.value for answer in answers])
-        except StopIteration as stop:
-            self.result = stop.value.result(self.request, self.usage)
+            try:
+                if answers is None:
+                    self.asked = next(self.plan)
+                else:
+                    self.usage = sum((answer.usage for answer in answers), self.usage)
+                    self.asked = self.plan.send([answer.value for answer in answers])
+            except StopIteration as stop:
+                self.result = stop.value.result(self.request, self.usage)
         except RtkError as error:
             self.fail(error)
 
@@ -117,9 +129,10 @@ class _Running:
 class Lockstep(Generic[Q, A]):
     """Runs the plans of many requests.
 
-    An engine's error is answered by asking again: the questions of each query by themselves, `effort.retries` times. A
-    query whose questions still fail keeps its first order, with the reason in its result, which whoever called stops
-    at or counts; no other query is touched, and no error's text is read as an answer.
+    An engine's error is answered by asking again: the questions of each query by themselves, `effort.retries` times,
+    and once at least if several queries shared the call. A query whose questions still fail keeps its first order, with
+    the reason in its result, which whoever called stops at or counts; no other query is touched, and no error's text is
+    read as an answer.
 
     Attributes:
         plan: how one request is reranked.
@@ -162,9 +175,14 @@ class Lockstep(Generic[Q, A]):
         try:
             answers = self._answers([question for each in active for question in each.asked])
         except _FAILURES as error:
-            log.warning("the model failed on a call for %d queries, asking for each alone: %s", len(active), error)
+            times = self.effort.retries
+            if isinstance(error, ConfigError):  # a prompt that does not fit never will
+                times = 0
+            if len(active) > 1:
+                log.warning("the model failed on a call for %d queries, asking for each alone: %s", len(active), error)
+                times = max(1, times)
             for each in active:
-                self._alone(each)
+                self._alone(each, error, times)
             return
         start = 0
         for each in active:
@@ -172,17 +190,19 @@ class Lockstep(Generic[Q, A]):
             each.advance(answers[start:stop])
             start = stop
 
-    def _alone(self, running: _Running) -> None:
-        for left in range(self.effort.retries, -1, -1):
+    def _alone(self, running: _Running, error: Exception, times: int) -> None:
+        """Ask a query's questions up to so many times more; `error` is why."""
+        for _ in range(times):
             try:
                 answers = self._answers(running.asked)
-            except _FAILURES as error:
-                if left == 0 or isinstance(error, ConfigError):  # a prompt that does not fit never will
-                    running.fail(error)
-                    return
+            except _FAILURES as again:
+                error = again
+                if isinstance(again, ConfigError):
+                    break
             else:
                 running.advance(answers)
                 return
+        running.fail(error)
 
     def _answers(self, questions: Sequence[Q]) -> Sequence[Answer[A]]:
         answers = self.ask(questions) if questions else ()

@@ -18,7 +18,7 @@ from .base import Request, Result
 from .chat import Message, Prompt
 from .lockstep import Answer, Effort, Lockstep, Ranking
 from .pointwise_tokens import first_words
-from .reading import PromptWriter, Reading, decoder_tokens, share_by
+from .reading import PromptWriter, Reading, count_cuts, decoder_tokens, share_by
 from .sorting import sort_plan
 
 if TYPE_CHECKING:
@@ -191,7 +191,10 @@ class TokenPreference:
         answers = self.writer.model.next_token_logits(prompts, self.tokens)
         differences = np.clip(answers.values[:, 1] - answers.values[:, 0], -500, 500).astype(np.float64)
         chances = 1 / (1 + np.exp(differences))
-        return [Answer(float(chance), usage) for chance, usage in zip(chances, answers.usages, strict=True)]
+        return [
+            Answer(float(chance), usage)
+            for chance, usage in zip(chances, count_cuts(prompts, answers.usages), strict=True)
+        ]
 
     def _prompt(self, pair: PairQuestion) -> Prompt:
         texts = [first_words(text, self.writer.reading.words) for text in pair.texts]

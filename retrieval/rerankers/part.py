@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +23,7 @@ __all__ = ["Finished", "PartFile", "open_part", "part_path"]
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _SAME = "scores"  # most methods' raw values are the scores themselves: said once
 
 
@@ -54,10 +54,9 @@ class Finished:
             "scores": _digits(self.scores),
             "raw": None if self.raw is None else _SAME if np.array_equal(self.raw, self.scores) else _digits(self.raw),
             "calibrated": self.calibrated,
-            "usage": [self.usage.calls, self.usage.prompt_tokens, self.usage.cached_tokens,
-                      self.usage.generated_tokens, self.usage.malformed],
+            "usage": list(astuple(self.usage)),
             "error": self.error,
-        }  # fmt: skip
+        }
         return json.dumps(record, ensure_ascii=False)
 
     @classmethod

@@ -4,7 +4,7 @@ Nothing is generated."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from ...errors import ConfigError
 from .chat import Message, Prompt
 from .lockstep import Answer, Effort
 from .pointwise import Pair, PointwiseReranker
-from .reading import PromptWriter, Reading, decoder_tokens, share_by
+from .reading import PromptWriter, Reading, count_cuts, decoder_tokens, share_by
 
 if TYPE_CHECKING:
     from .language_model import LanguageModel
@@ -42,17 +42,34 @@ def first_words(text: str, words: int | None) -> str:
 
 
 def pair_prompts(
-    writer: PromptWriter, pairs: Sequence[Pair], prompt: PairPrompt, *, continuation: str | None = "", room: int = 0
+    writer: PromptWriter,
+    pairs: Sequence[Pair],
+    prompt: PairPrompt,
+    *,
+    continuation: str | None = "",
+    rooms: Sequence[int] | None = None,
+    query_tokens: int | None = None,
 ) -> list[Prompt]:
-    """The prompts of pairs, those of one query knowing what they share."""
-    made: list[Prompt] = []
-    for _, query, document in pairs:
+    """The prompts of pairs, those of one query knowing what they share.
 
-        def messages(shown: Sequence[str], query: str = query) -> Sequence[Message]:
+    Args:
+        writer: renders them.
+        pairs: what they show.
+        prompt: in which words.
+        continuation: how the answer begins; see `PromptWriter.write`.
+        rooms: for each pair the tokens that must fit after it.
+        query_tokens: queries are cut to so many tokens, which `Prompt.cut` says; None leaves them whole.
+    """
+    made: list[Prompt] = []
+    for at, (_, query, document) in enumerate(pairs):
+        asked = query if query_tokens is None else writer.renderer.cut(query, query_tokens)
+
+        def messages(shown: Sequence[str], query: str = asked) -> Sequence[Message]:
             return prompt(query, shown[0])
 
         text = first_words(document, writer.reading.words)
-        made.append(writer.write([text], messages, continuation=continuation, room=room))
+        written = writer.write([text], messages, continuation=continuation, room=rooms[at] if rooms else 0)
+        made.append(written if asked == query else replace(written, cut=True))
     return share_by([qid for qid, _, _ in pairs], made)
 
 
@@ -68,6 +85,7 @@ class LogitModel:
         combine: (n, tokens) logits → (n,) scores.
         continuation: how the answer begins; see `PromptWriter.write`.
         labels: what the tokens say, for records.
+        query_tokens: what a query is cut to; None leaves it whole.
     """
 
     name: str
@@ -77,6 +95,7 @@ class LogitModel:
     combine: Callable[[np.ndarray], np.ndarray]
     labels: Sequence[str]
     continuation: str | None = ""
+    query_tokens: int | None = None
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -88,10 +107,12 @@ class LogitModel:
         }
 
     def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
-        prompts = pair_prompts(self.writer, pairs, self.prompt, continuation=self.continuation)
+        prompts = pair_prompts(
+            self.writer, pairs, self.prompt, continuation=self.continuation, query_tokens=self.query_tokens
+        )
         answers = self.writer.model.next_token_logits(prompts, self.tokens)
-        values = self.combine(answers.values)
-        return [Answer(float(value), usage) for value, usage in zip(values, answers.usages, strict=True)]
+        values, usages = self.combine(answers.values), count_cuts(prompts, answers.usages)
+        return [Answer(float(value), usage) for value, usage in zip(values, usages, strict=True)]
 
 
 def log_odds(logits: np.ndarray) -> np.ndarray:
@@ -221,7 +242,6 @@ class ProRankReranker(PointwiseReranker):
         head = "" if instruction is None else f"instruction: {instruction}\n"
 
         def prompt(query: str, document: str) -> list[Message]:
-            query = self.writer.renderer.cut(query, model.context_length * 3 // 4)
             return [
                 Message(
                     "user",
@@ -233,7 +253,9 @@ class ProRankReranker(PointwiseReranker):
             ]
 
         tokens = self.writer.answer_tokens(["1", "0"])
-        super().__init__(LogitModel("prorank", self.writer, prompt, tokens, log_odds, ("1", "0")), effort=effort)
+        logits = LogitModel("prorank", self.writer, prompt, tokens, log_odds, ("1", "0"),
+                            query_tokens=model.context_length * 3 // 4)  # fmt: skip
+        super().__init__(logits, effort=effort)
 
 
 def mono_t5(query: str, document: str) -> list[Message]:

@@ -18,7 +18,7 @@ from .language_model import Generation, Sampling
 from .lockstep import Answer, Effort
 from .pointwise import Pair, PointwiseReranker
 from .pointwise_tokens import PairPrompt, pair_prompts
-from .reading import PromptWriter, Reading
+from .reading import PromptWriter, Reading, count_cuts
 from .scores import ScoreFormat, WrittenScore
 
 if TYPE_CHECKING:
@@ -64,14 +64,13 @@ class WrittenScoreModel:
         }
 
     def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
-        room = self.sampling.max_new_tokens
-        prompts = pair_prompts(self.writer, pairs, self.prompt, room=room)
+        prompts = pair_prompts(self.writer, pairs, self.prompt, rooms=[self.sampling.max_new_tokens] * len(pairs))
         said = self.writer.model.generate(prompts, self.sampling)
         read = [[self.format.read(each.text) for each in samples] for samples in said.values]
         values = [[float(each.value) for each in samples if each is not None] for samples in read]
         usages = [
             usage + Usage(malformed=len(samples) - len(parsed))
-            for usage, samples, parsed in zip(said.usages, read, values, strict=True)
+            for usage, samples, parsed in zip(count_cuts(prompts, said.usages), read, values, strict=True)
         ]
         if self.weight == "probability":
             usages = self._weigh(prompts, said.values, read, values=values, usages=usages)
@@ -129,8 +128,8 @@ def _split(tokenizer: Any, sample: Generation, score: WrittenScore) -> tuple[tup
 class ERankReranker(PointwiseReranker):
     """ERank (2025): the model thinks, then writes an integer from 0 to 10; score = s · Pr(s) where s is written.
 
-    One user turn; query and document are cut to 2,048 tokens as published. The wording is ours: a released checkpoint
-    was trained with its own, which goes into `prompt_file`.
+    One user turn; documents are cut to 2,048 tokens as published, queries, which the authors cut to as many, stay
+    whole. The wording is ours: a released checkpoint was trained with its own, which goes into `prompt_file`.
 
     Args:
         model: the language model.

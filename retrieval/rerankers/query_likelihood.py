@@ -11,7 +11,7 @@ from .chat import Message
 from .lockstep import Answer, Effort
 from .pointwise import Pair, PointwiseReranker
 from .pointwise_tokens import pair_prompts
-from .reading import PromptWriter, Reading
+from .reading import PromptWriter, Reading, count_cuts
 
 if TYPE_CHECKING:
     from .language_model import LanguageModel
@@ -63,11 +63,11 @@ class _LikelihoodModel:
 
     def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
         queries = [self._ids(query) for _, query, _ in pairs]
-        room = max((len(ids) for ids in queries), default=0)
-        prompts = pair_prompts(self.writer, pairs, _write_a_question, room=room)
+        # The room of its own query: a longer one of the same call must not shorten this one's document.
+        prompts = pair_prompts(self.writer, pairs, _write_a_question, rooms=[len(ids) for ids in queries])
         answers = self.writer.model.continuation_log_probs(prompts, queries)
         lengths = [max(1, len(ids)) for ids in queries] if self.reduction == "mean" else [1] * len(pairs)
-        rows = zip(answers.values.tolist(), lengths, answers.usages, strict=True)
+        rows = zip(answers.values.tolist(), lengths, count_cuts(prompts, answers.usages), strict=True)
         return [Answer(value / length, usage) for value, length, usage in rows]
 
     def _ids(self, query: str) -> list[int]:

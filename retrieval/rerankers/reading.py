@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ...errors import ConfigError
+from .base import Usage
 from .chat import ChatRenderer, Message, Prompt, share_prefix
 
 if TYPE_CHECKING:
     from .language_model import LanguageModel
 
-__all__ = ["PromptWriter", "Reading", "decoder_tokens", "even_cut", "share_by"]
+__all__ = ["PromptWriter", "Reading", "count_cuts", "decoder_tokens", "even_cut", "share_by"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Reading:
         double_bos: begin with the BOS token twice. FIRST's and rank_llm's code did, in training and after: a prompt
             that holds it already was tokenized with special tokens added.
         overlong: what is done with a prompt longer than the context: "cut" shortens its documents, all to the same
-            length, and counts it; "refuse" fails the query.
+            length, and counts it (`Usage.cut`); "refuse" fails the query.
     """
 
     words: int | None = 300
@@ -69,7 +70,8 @@ class PromptWriter:
         reading: how.
 
     Attributes:
-        cut: how many prompts had their documents shortened to fit the context.
+        cut: how many prompts were written with their documents shortened to fit the context. The first is logged;
+            what reranking counts is `Usage.cut`, in which a prompt that is asked again is one.
     """
 
     def __init__(self, model: LanguageModel, reading: Reading | None = None) -> None:
@@ -100,7 +102,6 @@ class PromptWriter:
             return prompt
         if self.reading.overlong == "refuse":
             raise ConfigError(self._too_long(prompt, room) + "show fewer words or fewer documents")
-        self.cut += 1
         return self._shortened(texts, messages, continuation, prompt=prompt, room=room)
 
     def answer_tokens(self, labels: Sequence[str], *, continuation: str = "") -> list[int]:
@@ -132,11 +133,14 @@ class PromptWriter:
         while most > 0:
             prompt = self._render(messages([self.renderer.cut(text, most) for text in texts]), continuation)
             if len(prompt) <= limit:
-                log.warning(
-                    "a prompt of %d documents does not fit the context of %d tokens: each was cut to %d tokens",
-                    len(texts), self.model.context_length, most,
-                )  # fmt: skip
-                return prompt
+                if not self.cut:
+                    log.warning(
+                        "a prompt of %d documents does not fit the context of %d tokens: each was cut to %d tokens "
+                        "(said once)",
+                        len(texts), self.model.context_length, most,
+                    )  # fmt: skip
+                self.cut += 1
+                return replace(prompt, cut=True)
             most -= max(1, (len(prompt) - limit) // max(1, len(texts)))
         raise ConfigError(self._too_long(prompt, room) + "no documents cut alike fit; take fewer of them")
 
@@ -156,6 +160,11 @@ class PromptWriter:
 
     def identity(self) -> dict[str, Any]:
         return {**self.reading.identity(), **self.renderer.identity()}
+
+
+def count_cuts(prompts: Sequence[Prompt], usages: Sequence[Usage]) -> list[Usage]:
+    """What prompts cost (n,), those that were cut to fit counted as such."""
+    return [usage + Usage(cut=int(prompt.cut)) for prompt, usage in zip(prompts, usages, strict=True)]
 
 
 def even_cut(counts: np.ndarray, room: int) -> int:

@@ -66,7 +66,7 @@ def load_reranker(name: str, model: Any, **settings: Any) -> Reranker:
         model: a path, a hub id, "minilm" (for "maxsim"), or a loaded model; for "predict" anything with predict(pairs);
             for rerankers of language models what `load_language_model` takes.
         settings: what the reranker takes (`max_length`, `window`, `batch_tokens`, …); with a path also `device` and
-            `dtype`.
+            `dtype`, which is float32 where nothing is said, and the checkpoint's on vLLM.
 
     Raises:
         ConfigError: no reranker of that name, or a setting that it does not have; with the nearest name.
@@ -112,6 +112,6 @@ def _multi_vector(path: str) -> bool:
 
 def _load(kind: Any, path: str | Path, device: str | None, dtype: str | None) -> Any:
     try:
-        return kind(str(path), device=device, model_kwargs={} if dtype is None else {"dtype": dtype})
+        return kind(str(path), device=device, model_kwargs={"dtype": dtype or "float32"})
     except (OSError, ValueError) as error:
         raise BackendError(f"cannot load {path} as a {kind.__name__}: {error}") from error

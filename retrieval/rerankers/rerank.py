@@ -101,6 +101,8 @@ class RerankReport:
             said.append(f"judged positives added: {self.added}")
         if self.usage.malformed:
             said.append(f"unreadable outputs: {self.usage.malformed}")
+        if self.usage.cut:
+            said.append(f"prompts or pairs cut to fit the model: {self.usage.cut}")
         if self.failed:
             said.append(f"queries that failed and keep their first order: {len(self.failed)}, first {self.failed[0]}")
         return said

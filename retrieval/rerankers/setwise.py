@@ -15,7 +15,7 @@ from .chat import Message, Prompt
 from .language_model import Sampling
 from .lockstep import Answer, Effort, Lockstep, Ranking
 from .pointwise_tokens import first_words
-from .reading import PromptWriter, Reading, share_by
+from .reading import PromptWriter, Reading, count_cuts, share_by
 from .setwise_prompts import RANK_R1, SETWISE, SETWISE_BRACKETS, SetPrompt, read_choice
 from .sorting import SortKind, sort_plan
 
@@ -190,10 +190,11 @@ class _LabelModel:
         return _identity("setwise", self.writer, self.prompt)
 
     def choose(self, sets: Sequence[SetQuestion], /) -> list[Answer[int | None]]:
-        answers = self.writer.model.next_token_logits(set_prompts(self.writer, sets, self.prompt), self.tokens)
+        prompts = set_prompts(self.writer, sets, self.prompt)
+        answers = self.writer.model.next_token_logits(prompts, self.tokens)
         return [
             Answer(int(np.argmax(logits[: len(each.places)])), usage)
-            for each, logits, usage in zip(sets, answers.values, answers.usages, strict=True)
+            for each, logits, usage in zip(sets, answers.values, count_cuts(prompts, answers.usages), strict=True)
         ]
 
 
@@ -249,5 +250,5 @@ class _ReasoningModel:
         answers = self.writer.model.generate(prompts, self.sampling)
         return [
             Answer(read_choice(said[0].text, len(each.places)), usage)
-            for each, said, usage in zip(sets, answers.values, answers.usages, strict=True)
+            for each, said, usage in zip(sets, answers.values, count_cuts(prompts, answers.usages), strict=True)
         ]
