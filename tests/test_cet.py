@@ -222,6 +222,22 @@ def test_both_models_learn_are_logged_and_load(config: dict[str, Any]):
     assert logged(output, 6)[0]["cet-rank-correlation"] == 1, "they begin as one model"
 
 
+def test_the_selection_model_reads_in_the_trainers_precision(config: dict[str, Any]):
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.data import open_tables
+    from rtk.retrieval.training.trainer import _arguments, _make_trainer
+
+    loaded = load_config(config, ["trainer.bf16=true", "trainer.max_steps=1", "trainer.save_strategy='no'"])
+    trainer = _make_trainer(loaded, _arguments(loaded, resuming=False), open_tables(loaded.data.parts()), None)
+    models = {"relevance": trainer.model, "selection": trainer.loss.selection.encoder}
+    kinds: dict[str, set[torch.dtype]] = {name: set() for name in models}
+    for name, model in models.items():
+        layer = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+        layer.register_forward_hook(lambda module, inputs, output, name=name: kinds[name].add(output.dtype))
+    trainer.train()
+    assert kinds == {"relevance": {torch.bfloat16}, "selection": {torch.bfloat16}}
+
+
 def test_weights_are_of_the_other_model_in_evaluation_mode_before_the_step(config: dict[str, Any]):
     """By hand from the models as they start: dropout is off, and each is the other's weight."""
     from sentence_transformers import CrossEncoder

@@ -260,7 +260,11 @@ def test_a_queue_begins_with_unit_vectors_of_its_generator():
 
 def test_low_precision_vectors_are_scored_in_float32():
     queries = torch.randn(2, 4).bfloat16()
-    assert queue_scores(queries, queries, torch.randn(4, 4), temperature=0.05).dtype == torch.float32
+    queue = torch.randn(4, 4)
+    plain = queue_scores(queries, queries, queue, temperature=0.05)
+    assert plain.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(queue_scores(queries, queries, queue, temperature=0.05), plain)
 
 
 # --- corpora as tokens, and batches from them ---

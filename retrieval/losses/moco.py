@@ -32,7 +32,8 @@ def momentum_update(keys: Iterable[Tensor], queries: Iterable[Tensor], momentum:
 
 
 def queue_scores(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
-    """[q_i·k_i, q_i·queue] / τ, in float32 at least: the other keys of the batch are no negatives in this step.
+    """[q_i·k_i, q_i·queue] / τ, in float32 at least, under autocast too: the batch's other keys are no negatives in
+    this step.
 
     Args:
         queries: (B, dim).
@@ -44,8 +45,9 @@ def queue_scores(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: f
     """
     dtype = torch.promote_types(torch.float32, queries.dtype)
     queries, keys, queue = queries.to(dtype), keys.to(dtype), queue.to(dtype)
-    own = (queries * keys).sum(dim=1, keepdim=True)
-    return torch.cat([own, queries @ queue.T], dim=1) / temperature
+    with torch.autocast(queries.device.type, enabled=False):
+        own = (queries * keys).sum(dim=1, keepdim=True)
+        return torch.cat([own, queries @ queue.T], dim=1) / temperature
 
 
 def queue_loss(scores: Tensor, *, label_smoothing: float = 0.0) -> Tensor:

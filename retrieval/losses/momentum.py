@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -62,7 +63,8 @@ class MocoLoss(nn.Module):
         queries = self._encode(self.model, query_features)
         with torch.no_grad():
             self._follow()
-            keys = self._encode(self.key_encoder, key_features)
+            with self.context.autocast() if self.context is not None else nullcontext():
+                keys = self._encode(self.key_encoder, key_features)
         # The backward pass needs the queue as it is now.
         scores = queue_scores(queries, keys, self.queue.clone(), temperature=1 / self.options.resolved_scale)
         loss = queue_loss(scores, label_smoothing=self.options.label_smoothing)

@@ -20,6 +20,7 @@ from ...errors import ConfigError
 from ...files import atomic_path, read_json, write_json
 from ..encoders.heads import set_head_dropout
 from .batch import Side
+from .context import Autocast
 from .modules import candidate_scores
 
 if TYPE_CHECKING:
@@ -98,10 +99,16 @@ class SelectionModel(nn.Module):
     Attributes:
         encoder: a sentence-transformers CrossEncoder, or None.
         head: or None.
+
+    Args:
+        autocast: mixed precision for the cross-encoder.
     """
 
-    def __init__(self, encoder: nn.Module | None, head: FeatureHead | None) -> None:
+    def __init__(
+        self, encoder: nn.Module | None, head: FeatureHead | None, *, autocast: Autocast | None = None
+    ) -> None:
         super().__init__()
+        self._autocast = autocast or Autocast()
         if encoder is None and head is None:
             raise ConfigError("a selection model needs a cross-encoder, features, or both")
         self.encoder, self.head = encoder, head
@@ -110,7 +117,9 @@ class SelectionModel(nn.Module):
         """(queries, documents of each query) and the batch's `Side` → (B, N) logits."""
         parts: list[Tensor] = []
         if self.encoder is not None:
-            parts.append(candidate_scores(self.encoder, inputs, **preprocessing))
+            with self._autocast():
+                scores = candidate_scores(self.encoder, inputs, **preprocessing)
+            parts.append(scores.to(torch.promote_types(torch.float32, scores.dtype)))
         if self.head is not None:
             parts.append(self.head(side))
         return torch.stack(parts).sum(dim=0)
@@ -144,7 +153,7 @@ def make_selection(options: CetOptions, context: LossContext) -> SelectionModel:
     """
     encoder = _encoder(options, context)
     device = next(context.model.parameters()).device
-    return SelectionModel(encoder, _head(options, context)).to(device)
+    return SelectionModel(encoder, _head(options, context), autocast=context.autocast).to(device)
 
 
 def _encoder(options: CetOptions, context: LossContext) -> nn.Module | None:

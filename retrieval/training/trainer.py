@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from accelerate.utils import broadcast_object_list
 from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from sentence_transformers.sparse_encoder import SparseEncoderTrainingArguments
@@ -64,7 +63,7 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
 
         return train_policy(config, overwrite=overwrite)
     arguments = _arguments(config, resuming=False)
-    checkpoint = _agreed(arguments, config, overwrite)
+    checkpoint = record.agreed_checkpoint(config, arguments, overwrite=overwrite)
     if checkpoint is not None:
         arguments = _arguments(config, resuming=True)
         _LOG.info("resuming from %s", checkpoint)
@@ -86,12 +85,6 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
         record.finish(config, _results(trainer))
     trainer.accelerator.wait_for_everyone()
     return output
-
-
-def _agreed(arguments: Any, config: TrainConfig, overwrite: bool) -> Path | None:
-    """The checkpoint to resume from: looked for by the first process, told to the others."""
-    found = [record.prepare_output(config, overwrite=overwrite) if arguments.process_index == 0 else None]
-    return broadcast_object_list(found)[0] if arguments.world_size > 1 else found[0]
 
 
 def _results(trainer: Any) -> dict[str, Any]:
@@ -173,6 +166,7 @@ def _make_trainer(config: TrainConfig, arguments: Any, tables: Sequence[Any], ev
         data_collator=kind.collator(model, config),
         callbacks=callbacks,
     )
+    context.autocast.set(trainer.accelerator.autocast)
     trainer.remove_callback(PrinterCallback)  # it prints; our log has the same
     return trainer
 
