@@ -58,7 +58,9 @@ class ShuffledSampler:
     def __init__(self, table: TrainingTable, settings: Shuffling, *, part: int = 0) -> None:
         self.table, self.settings, self.part = table, settings, part
         rows = np.arange(len(table))
-        lacking = np.maximum(settings.negatives - table.negatives(), 0)
+        lacking = np.zeros(len(table), np.int64)
+        if settings.negatives:  # lists of language models have none to count
+            lacking = np.maximum(settings.negatives - table.negatives(), 0)
         self._short, self._lacking = int((lacking > 0).sum()), int(lacking.sum())
         if settings.missing_negatives == "drop" and settings.negatives:
             rows = rows[lacking == 0]
