@@ -388,8 +388,9 @@ def test_settings_are_flat_and_unknown_ones_are_refused(oracle_model: Oracle) ->
 
 
 def test_results_and_failures_through_the_command_line(rtk: Any, tiny_llama: Path, tmp_path: Path) -> None:
+    texts = [f"text {at} " + "gene " * 100 for at in range(6)]
     lines = [
-        {"qid": "q1", "query": "wing", "candidates": [{"docid": f"d{at}", "text": f"text {at}"} for at in range(6)]},
+        {"qid": "q1", "query": "wing", "candidates": [{"docid": f"d{at}", "text": texts[at]} for at in range(6)]},
         {"qid": "q2", "query": "heat", "candidates": [{"docid": "d1", "text": ""}]},
         {"qid": "q3", "query": "gene", "candidates": []},
     ]
@@ -399,7 +400,10 @@ def test_results_and_failures_through_the_command_line(rtk: Any, tiny_llama: Pat
     code, out, said = rtk(f"{command} --out {tmp_path / 'first.trec'}")
     assert code == 0, said
     counts = json.loads(out)
-    assert (counts["calls"], counts["generated_tokens"], counts["malformed"]) == (2, 0, 0)
+    assert (counts["calls"], counts["generated_tokens"], counts["malformed"], counts["cut"]) == (2, 0, 0, 0)
+    code, out, said = rtk(f"{command} --set context_length=600 --out {tmp_path / 'cut.trec'}")
+    assert code == 0, said
+    assert json.loads(out)["cut"] == 2
     code, _, said = rtk(f"{command} --set words=0 --out {tmp_path / 'other.trec'}")
     assert code == 2
     assert "words 0" in said

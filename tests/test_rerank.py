@@ -210,6 +210,62 @@ class TestCrossEncoder:
         assert result.scores[0] == result.scores[1]
         assert result.usage.prompt_tokens == 32
 
+    def test_a_pair_that_is_too_long_loses_the_end_of_its_document(self, tiny_cross_encoder):
+        """Never of its query: not even of one that is longer than the document."""
+        import torch
+
+        query = "read a file and sort a list of numbers"
+        tokens = tiny_cross_encoder.tokenizer.tokenize
+        assert 16 > len(tokens(query)) > len(tokens("cell gene wing flow risk of cancer")) > 5
+        request = request_of("q", query, ["cell gene wing flow risk of cancer heat", "cell gene"])
+        length = len(tokens(query)) + 3 + 4
+        (result,) = CrossEncoderReranker(tiny_cross_encoder, max_length=length).rerank([request])
+        shown = [(query, "cell gene wing flow"), (query, "cell gene")]
+        assert len(tokens(shown[0][1])) == 4
+        logits = tiny_cross_encoder.predict(shown, activation_fn=torch.nn.Identity())
+        scores = dict(zip(result.ids, result.scores.tolist(), strict=True))
+        np.testing.assert_allclose([scores["d0"], scores["d1"]], logits, atol=1e-5)
+        assert result.usage.cut == 1
+
+    def test_a_query_that_is_too_long_alone_leaves_a_quarter_to_the_document(self, tiny_cross_encoder):
+        reranker = CrossEncoderReranker(tiny_cross_encoder, max_length=35)
+        texts = ["wing " * 40, "flow " * 40, "heat"]
+        (result,) = reranker.rerank([request_of("q", "cell " * 60, texts)])
+        seen = request_of("q", "cell " * 24, ["wing " * 8, "flow " * 8, "heat"])
+        (expected,) = CrossEncoderReranker(tiny_cross_encoder).rerank([seen])
+        assert result.ids == expected.ids
+        np.testing.assert_allclose(result.scores, expected.scores, atol=1e-5)
+        assert len(set(result.scores.tolist())) == 3, "the document is seen"
+        assert (result.usage.cut, result.usage.prompt_tokens) == (3, 35 + 35 + 28)
+
+    def test_a_length_without_room_is_refused(self, tiny_cross_encoder):
+        with pytest.raises(ConfigError, match="max_length 4: a pair has 3 tokens without query and document"):
+            CrossEncoderReranker(tiny_cross_encoder, max_length=4)
+
+    def test_models_with_a_chat_template_have_the_document_cut_too(self, tiny_llama):
+        """Their pair is one text, at whose end the tokenizer would cut: here the query."""
+        import torch
+        from sentence_transformers import CrossEncoder
+        from sentence_transformers.base.modules import Transformer
+        from sentence_transformers.cross_encoder.modules import LogitScore
+
+        network = Transformer(str(tiny_llama), transformer_task="text-generation")
+        network.tokenizer.chat_template = (
+            "{% for m in messages %}{% if m['role'] == 'document' %}About {{ m['content'] }}\n{% endif %}{% endfor %}"
+            "{% for m in messages %}{% if m['role'] == 'query' %}Asked {{ m['content'] }}?{% endif %}{% endfor %}"
+        )
+        network.modality_config, network.module_output_name = network.infer_modalities(network.model, network.processor)
+        model = CrossEncoder(modules=[network, LogitScore(5, 60)], device="cpu")
+        texts = ["heat flow " * 60, "heat flow " * 90, "wing"]
+        reranker = CrossEncoderReranker(model, max_length=100)
+        flow, wing = reranker.rerank([request_of("q1", "flow", texts), request_of("q2", "wing", texts)])
+        assert (flow.usage.cut, wing.usage.cut) == (2, 2)
+        assert dict(zip(flow.ids, flow.scores, strict=True)) != dict(zip(wing.ids, wing.scores, strict=True))
+        whole = model.predict([("flow", "wing")], activation_fn=torch.nn.Identity())
+        assert flow.scores[flow.ids.index("d2")] == pytest.approx(float(whole[0]), abs=1e-4)
+        scores = dict(zip(flow.ids, flow.scores.tolist(), strict=True))
+        assert scores["d0"] == scores["d1"], "the same beginning is left of both"
+
     def test_two_labels_score_by_their_difference(self, tiny_models):
         import torch
         from sentence_transformers import CrossEncoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -281,6 +282,20 @@ class TestResuming:
         assert resumed == undisturbed == read_run(out)
         assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
         assert not part_path(out).exists()
+
+    def test_what_was_cut_is_counted_over_a_stop(self, collection, tmp_path):
+        class Cutting(ByNumber):
+            def rerank(self, requests):
+                for result in super().rerank(requests):
+                    yield replace(result, usage=result.usage + Usage(cut=2))
+
+        source = CollectionTexts(collection.documents, collection.queries("test"))
+        out = tmp_path / "out.parquet"
+        with pytest.raises(KeyboardInterrupt):
+            rerank_with_report(first_stage(), source, Cutting(after=2), out=out)
+        report = rerank_with_report(first_stage(), source, Cutting(), out=out).report
+        assert (report.resumed, report.usage.cut) == (2, 8)
+        assert "prompts or pairs cut to fit the model: 8" in report.lines()
 
     @pytest.mark.parametrize("cut", [1, 30, 100])
     def test_a_line_cut_short_is_done_again(self, collection, tmp_path, cut):

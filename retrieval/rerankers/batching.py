@@ -13,7 +13,7 @@ from .base import Request
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TokenCounter", "request_groups", "token_batches"]
+__all__ = ["TokenCounter", "first_tokens", "request_groups", "token_batches"]
 
 
 def request_groups(requests: Iterable[Request], candidates: int) -> Iterator[list[Request]]:
@@ -42,6 +42,19 @@ def token_batches(lengths: np.ndarray, tokens: int | None, device: torch.device)
 
     batching = default_batching(device)
     return batches(lengths, batching if tokens is None else replace(batching, tokens=tokens))
+
+
+def first_tokens(tokenizer: Any, text: str, tokens: int, **settings: Any) -> str:
+    """The longest beginning of `text` of at most so many tokens, special ones not counted.
+
+    Args:
+        tokenizer: a fast one, which says where its tokens stand.
+        text: what is cut.
+        tokens: at most.
+        settings: more for the tokenizer.
+    """
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, **settings)["offset_mapping"]
+    return text if len(found) <= tokens else text[: found[tokens - 1][1] if tokens > 0 else 0]
 
 
 class TokenCounter:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import ConfigError, DataError
+from .batching import first_tokens
 
 __all__ = ["ChatRenderer", "Encoded", "Message", "Piece", "Prompt", "share_prefix"]
 
@@ -208,10 +209,7 @@ class ChatRenderer:
 
     def cut(self, text: str, tokens: int) -> str:
         """The longest beginning of `text` of at most so many tokens."""
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)[
-            "offset_mapping"
-        ]
-        return text if len(found) <= tokens else text[: found[tokens - 1][1] if tokens > 0 else 0]
+        return first_tokens(self.tokenizer, text, tokens, split_special_tokens=True)
 
     # --- the template ---
 
