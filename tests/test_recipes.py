@@ -142,6 +142,11 @@ def test_a_chain_over_several_sets_is_held_against_the_mean_of_the_sets(
     assert found.outcomes[0].measured == 0.5
     written = (tmp_path / "out" / "table.md").read_text().replace(" ", "")
     assert all(line in written for line in ("|one|1.0000|", "|two|0.0000|", "|mean|0.5000|"))
+    rows = {"first": "{out}/1/one.trec", "of {set}": "{out}/{seed}/{set}.trec"}
+    own = {"collection": "{folder}/one", "measures": ["nDCG@10"], "rows": rows, "baselines": ["first"]}
+    recipe = changed(values={"folder": str(tmp_path)}, steps=steps, tables=[own], sets=["one", "two"], seeds=[1, 2])
+    told = run_recipe(recipe, "small", tmp_path / "out").report
+    assert all(name in told for name in ("first", "of one", "of two")), "a row for each set"
 
 
 def test_a_step_that_fails_stops_the_recipe_and_says_why(tmp_path: Path):
@@ -167,8 +172,9 @@ def test_a_run_that_no_step_made(beir_folder: Callable[..., Path], tmp_path: Pat
         ({"tables": [{**TABLE, "expect": [{**EXPECTED, "row": "z"}]}]}, "has no AP of 'z'"),
         ({"tables": []}, "at least 1"),
         ({"steps": [{"name": "a", "run": "index {set}"}]}, "unknown names in braces: set"),
-        ({"tables": [{**TABLE, "collection": "{set}"}], "sets": ["s"]}, "or nowhere: a"),
-        ({"tables": [{**TABLE, "rows": {"a": "{set}"}}], "sets": ["s"]}, "or nowhere: a"),
+        ({"tables": [{**TABLE, "collection": "{set}"}], "sets": ["s"]}, "in a row and its name: a"),
+        ({"tables": [{**TABLE, "rows": {"a": "{set}"}}], "sets": ["s"]}, "in a row and its name: a"),
+        ({"tables": [{**TABLE, "rows": {"{set}": "{set}"}, "baselines": ["{set}"]}], "sets": ["s"]}, "name one row"),
         ({"tables": [{**TABLE, **OVER_SETS, "baselines": ["a"]}], "sets": ["s"]}, "held against none"),
         ({"stepz": []}, "stepz"),
     ],

@@ -22,7 +22,8 @@
 `run` is a command of `rtk` without the word; `train` is a training configuration, which is written to a file and given
 to `rtk train`. Texts may hold {out}, {seed} and the names under `values`; a step or row with {seed} is done for each
 seed. Nothing is said twice: what the chain does is what a user would type. A variant with `sets: [nfcorpus, scifact]`
-does what holds {set} for each of them, and a table whose collection holds it, "beir/{set}", is of the mean over them.
+does what holds {set} for each of them. A table whose collection holds it, "beir/{set}", is of the mean over them; in
+any other a row that is named with {set} stands for one of each.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Expectation(_Part):
 class TableSpec(_Part):
     """What is evaluated: runs by row name, the rows that the others are held against, and what should come out.
 
-    With {set} in the collection and in every row, measured and expected is the mean over the variant's sets.
+    With {set} in the collection and in every row, measured and expected is the mean over the variant's sets; with
+    {set} in a row and its name only, there is such a row for each of them.
     """
 
     collection: str
@@ -91,12 +93,25 @@ class TableSpec(_Part):
         for item in self.expect:
             if item.row not in self.rows or item.measure not in self.measures:
                 raise ValueError(f"expect: the table has no {item.measure} of {item.row!r}")
-        strange = [name for name, place in self.rows.items() if uses("set", place) != self.over_sets]
+        over = {name: self.over_sets or uses("set", name) for name in self.rows}
+        strange = [name for name, place in self.rows.items() if uses("set", place) != over[name]]
         if strange:
-            raise ValueError(f"{{set}} belongs in the collection and in every row, or nowhere: {', '.join(strange)}")
+            raise ValueError(f"{{set}} is in every row of a collection with {{set}}, or in a row and its name: "
+                             f"{', '.join(strange)}")  # fmt: skip
         if self.over_sets and self.baselines:
             raise ValueError("baselines: a mean over sets is held against none; leave them out")
+        if several := [name for name in (*self.baselines, *(item.row for item in self.expect)) if uses("set", name)]:
+            raise ValueError(f"baselines, expect: name one row, not one for each set: {', '.join(several)}")
         return self
+
+    def with_rows_of(self, sets: Sequence[str]) -> TableSpec:
+        """The table with each row that is named with {set} written out for every one of them."""
+        rows = {
+            name.replace("{set}", chosen): place.replace("{set}", chosen)
+            for name, place in self.rows.items()
+            for chosen in (sets if uses("set", name) else ("{set}",))
+        }
+        return self.model_copy(update={"rows": rows})
 
     @property
     def over_sets(self) -> bool:

@@ -67,7 +67,8 @@ def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: S
     """
     tables: list[Table] = []
     outcomes: list[Outcome] = []
-    for number, spec in enumerate(variant.tables, start=1):
+    for number, written in enumerate(variant.tables, start=1):
+        spec = written.with_rows_of(variant.sets)
         if spec.over_sets:
             by_set = _of_sets(spec, variant.sets, names, seeds)
             for chosen, each in by_set.items():
