@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rtk.retrieval.experiments import find_recipe, list_recipes
 from rtk.retrieval.rerankers import Candidate, Request, load_reranker, rerank_checked, rerank_run
 from rtk.retrieval.rerankers.candidates import read_candidates, write_candidates
-from rtk.retrieval.rerankers.families import FAMILIES
+from rtk.retrieval.rerankers.families import FAMILIES, family_settings
 from rtk.retrieval.rerankers.part import part_path
 
 NAMES = sorted(set(FAMILIES) - {"icr"})  # it reads attention, which only a real model has
@@ -90,3 +92,20 @@ def test_a_run_goes_on_where_it_was_stopped_and_failures_are_counted(
     run = rerank_run(source.run, source, None, load_reranker(name, model, **settings), out=out)
     assert {next(iter(entry.documents)) for entry in run} == {"d4"}
     assert not any("what is q0?" in text for text in model.texts[before:])  # done before it was stopped
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipes_set_what_their_rerankers_have(name: str) -> None:
+    recipe = find_recipe(name)
+    runs = [step.run for variant in recipe.variants.values() for step in variant.steps if "--reranker" in str(step.run)]
+    rerankers = {re.findall(r"--reranker (\S+)", str(run))[0] for run in runs} & set(FAMILIES)
+    known = set[str]().union(*map(family_settings, rerankers))
+    for run in runs:
+        (reranker,) = re.findall(r"--reranker (\S+)", str(run))
+        given = set(re.findall(r"--set (\w+)=", str(run)))
+        assert reranker not in FAMILIES or given <= family_settings(reranker)
+        if reranker in ("erank", "retro"):  # released checkpoints are asked in their own words
+            assert "prompt_file" in given
+    if rerankers:
+        said = {word for part in re.findall(r"--set ([^)`;.]+)", recipe.notes) for word in re.findall(r"(\w+)=", part)}
+        assert said <= known
