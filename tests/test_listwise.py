@@ -380,6 +380,8 @@ def test_settings_are_flat_and_unknown_ones_are_refused(oracle_model: Oracle) ->
     reranker: Any = load_reranker("first", oracle_model(), window=5, step=2, words=10, in_flight=3, schedule="complete")
     assert reranker.identity()["schedule"] == {**vars(Schedule("complete", 5, 2))}
     assert reranker.identity()["reading"]["words"] == 10
+    short: Any = load_reranker("first", oracle_model(context_length=900))
+    assert short.identity() != load_reranker("first", oracle_model()).identity()  # it cuts elsewhere: another job
     assert load_reranker("full-rank", oracle_model(), tokens=50).identity()["reading"]["words"] == 100
     with pytest.raises(ConfigError, match=r"'windw' .did you mean 'window'"):
         load_reranker("first", oracle_model(), windw=5)

@@ -73,7 +73,7 @@ class Usage:
         generated_tokens: tokens written.
         malformed: outputs that could not be read.
         cut: prompts or pairs of which something was left out so that they fit the model. What a method shows of a
-            document anyway (its first words, its first tokens) is no cut.
+            document anyway (its first words, its first tokens) is no cut; MaxSim's documents are not counted.
     """
 
     calls: int = 0

@@ -53,7 +53,9 @@ def first_tokens(tokenizer: Any, text: str, tokens: int, **settings: Any) -> str
         tokens: at most.
         settings: more for the tokenizer.
     """
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, **settings)["offset_mapping"]
+    # Not verbose: a text longer than the model is what this is for.
+    given = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False, **settings)
+    found = given["offset_mapping"]
     return text if len(found) <= tokens else text[: found[tokens - 1][1] if tokens > 0 else 0]
 
 

@@ -143,7 +143,11 @@ class IcrModel:
         return {
             "model": self.model.identity(),
             "wording": asdict(self.prompter.wording),
-            "reading": {**self.reading.identity(), **self.prompter.renderer.identity()},
+            "reading": {
+                **self.reading.identity(),
+                **self.prompter.renderer.identity(),
+                "context_length": self.model.context_length,
+            },
             "scoring": asdict(self.scoring),
         }
 

@@ -159,7 +159,8 @@ class PromptWriter:
         return Prompt((bos, *prompt.ids))
 
     def identity(self) -> dict[str, Any]:
-        return {**self.reading.identity(), **self.renderer.identity()}
+        """How prompts look, and where they are cut."""
+        return {**self.reading.identity(), **self.renderer.identity(), "context_length": self.model.context_length}
 
 
 def count_cuts(prompts: Sequence[Prompt], usages: Sequence[Usage]) -> list[Usage]:
