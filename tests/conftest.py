@@ -463,26 +463,43 @@ def scored_table(beir_folder: Callable[..., Path]) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def next_word(tmp_path: Path, beir_folder: Callable[..., Path]) -> tuple[Path, Path]:
+    """(a collection, a run): six queries of a word over six documents of a word, the next word is the relevant one
+    (split train); the run has all documents for every query, in the order of the words."""
+    import numpy as np
+
+    from rtk.eval.files import write_run
+    from rtk.eval.run import Run
+
+    words = ["cell", "gene", "protein", "vitamin", "risk", "cancer"]
+    folder = beir_folder(
+        corpus=[{"_id": f"d{n}", "text": word} for n, word in enumerate(words)],
+        queries=[{"_id": f"q{n}", "text": word} for n, word in enumerate(words)],
+        qrels={"train": [(f"q{n}", f"d{(n + 1) % 6}", 1) for n in range(6)]},
+    )
+    falling = -np.arange(6, dtype=np.float32)
+    path = tmp_path / "all.run"
+    write_run(Run.from_lists((f"q{n}", [f"d{m}" for m in range(6)], falling) for n in range(6)), path)
+    return folder, path
+
+
 # --- training runs ---
 
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`interrupted(config, at)`: train until the loss of step `at` + 1, as if the process had been killed
-    there."""
-    from rtk.retrieval.training import loops
+    """`interrupted(config, at)`: train until step `at` + 1 begins, as if the process had been killed there."""
+    from rtk.retrieval.training.loops import Progress
     from rtk.retrieval.training.trainer import train
 
     def run(config: Any, at: int) -> None:
-        original = loops._Loop.compute_loss
-
-        def stop(self: Any, *given: Any, **settings: Any) -> Any:
-            if self.state.global_step == at:
+        def stop(self: Any, arguments: Any, state: Any, control: Any, **settings: Any) -> None:
+            if state.global_step == at:
                 raise KeyboardInterrupt
-            return original(self, *given, **settings)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loops._Loop, "compute_loss", stop)
+            patch.setattr(Progress, "on_step_begin", stop)
             with pytest.raises(KeyboardInterrupt):
                 train(config)
 

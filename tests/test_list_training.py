@@ -20,7 +20,8 @@ from rtk.retrieval.rerankers.base import Candidate, Request
 from rtk.retrieval.training.config import TrainConfig, load_config
 from rtk.retrieval.training.kinds import EXAMPLES
 from rtk.retrieval.training.language_models import list_reranker, list_writer
-from rtk.retrieval.training.list_table import Window, conversation_table
+from rtk.retrieval.training.list_table import conversation_table
+from rtk.retrieval.training.list_windows import Window
 from rtk.retrieval.training.trainer import train
 
 GOLDENS = Path(__file__).parent / "goldens" / "rerank"
@@ -249,11 +250,62 @@ def test_windows_are_a_function_of_seed_and_step(config: dict):
     assert first["input_ids"].shape != other["input_ids"].shape or not torch.equal(
         first["input_ids"], other["input_ids"]
     )
-    drawn = [tables[0].windows.draw(6, number, 0, 0) for number in range(60)]
+    drawn = [tables[0].windows.draw(np.arange(6), number, 0, 0) for number in range(60)]
     assert {len(each) for each in drawn} == {2, 3, 4}
     assert {int(each.min()) for each in drawn if len(each) == 4} == {0, 1, 2}
     assert any((np.diff(each) < 0).any() for each in drawn)
     assert any((np.diff(each) == 1).all() for each in drawn if len(each) == 4)
+
+
+@pytest.fixture
+def far(config: dict, tmp_path: Path, beir_folder: Callable[..., Path]) -> dict[str, Any]:
+    """Three queries over 20 documents; what is relevant to q0 stands at rank 20, to q1 at rank 4, to q2 nowhere."""
+    names = [f"d{n}" for n in range(20)]
+    folder = beir_folder(
+        name="far",
+        corpus=[{"_id": name, "text": WORDS[n % len(WORDS)]} for n, name in enumerate(names)],
+        queries=[{"_id": f"q{n}", "text": WORDS[n]} for n in range(3)],
+        qrels={"train": [("q0", "d19", 1), ("q1", "d3", 1), ("q2", "d0", 0)]},
+    )
+    falling = -np.arange(20, dtype=np.float32)
+    write_run(Run.from_lists((f"q{n}", names, falling) for n in range(3)), tmp_path / "far.run")
+    return {**config, "data": {"collection": str(folder), "runs": {"first_stage": str(tmp_path / "far.run")}}}
+
+
+@pytest.mark.parametrize(
+    ("block", "reached"),
+    [
+        ({"window": 5}, ["q1"]),
+        ({"window": 5, "smallest": 2}, ["q1"]),
+        ({"window": 5, "start": "anywhere", "depth": 10}, ["q1"]),
+        ({"window": 5, "start": "anywhere"}, ["q0", "q1"]),
+        ({"window": 20}, ["q0", "q1"]),
+    ],
+)
+def test_every_window_holds_something_better_and_lists_without_one_are_counted(far: dict, block: dict, reached: list):
+    (table,) = EXAMPLES["language-model"].open(load_config({**far, "sampling": block}))
+    assert list(table.ids) == reached
+    assert table.report.without_order == 1  # q2
+    assert table.report.out_of_reach == 2 - len(reached)
+    assert any("no window shows" in line for line in table.report.lines()) == (len(reached) < 2)
+    for row, _ in enumerate(reached):
+        for number in range(12):
+            window = table.window(row, number, 0, 0)
+            assert window.levels.max() > window.levels.min()
+            assert window.levels[window.order[0]] == 1
+            assert len(window.passages) <= block["window"]
+
+
+def test_lists_of_which_no_window_teaches_anything_are_refused_with_their_number(far: dict):
+    with pytest.raises(DataError, match=r"no list to train on.*2 lists whose better documents no window shows"):
+        EXAMPLES["language-model"].open(load_config({**far, "sampling": {"window": 2}}))
+
+
+def test_a_shuffled_target_order_stays_where_windows_reach(far: dict):
+    given = {**far, "sampling": {"window": 5}, "data": {**far["data"], "shuffle_judgments": 1}}
+    (table,) = EXAMPLES["language-model"].open(load_config(given))
+    assert list(table.ids) == ["q1"]
+    assert sorted(table.window(0, 0, 0, 0).levels.tolist()) == [0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +321,26 @@ def test_windows_are_a_function_of_seed_and_step(config: dict):
 def test_a_file_that_holds_something_else_is_refused_with_its_place(tmp_path: Path, name: str, text: str, said: str):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
-        conversation_table(str(tmp_path / name))
+        conversation_table(str(tmp_path / name), 20)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("[B] > [A] > [C]", r"talk.jsonl:2: the answer orders 3 documents, sampling.window is 2"),
+        ("[C] > [A]", r"talk.jsonl:2: the answer '\[C\] > \[A\]' is not a permutation of the first so many"),
+    ],
+)
+def test_answers_that_training_cannot_take_are_refused_with_their_place(
+    config: dict, tmp_path: Path, answer: str, said: str
+):
+    asked = [{"from": "system", "value": "s"}, {"from": "human", "value": "[A] x [B] y [C] z"}]
+    talks = [{"conversations": [*asked, {"from": "gpt", "value": text}]} for text in ("[B] > [A]", answer)]
+    path = tmp_path / "talk.jsonl"
+    path.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    given = {**config, "sampling": {"window": 2}, "data": {"lists": str(path)}}
+    with pytest.raises(DataError, match=said):
+        train(load_config(given))
 
 
 def test_a_file_of_permutations(config: dict, tmp_path: Path):

@@ -14,16 +14,17 @@ pytest.importorskip("trl", reason='extra "trl" is not installed')
 
 import torch
 
-from rtk.errors import ConfigError
+from rtk.errors import BackendError, ConfigError, DataError
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
 from rtk.retrieval.losses.language_options import GrpoOptions
 from rtk.retrieval.rerankers.base import Candidate, Request
 from rtk.retrieval.rerankers.families import load_family
 from rtk.retrieval.rerankers.language_model import load_language_model
+from rtk.retrieval.training import policy, policy_rewards
 from rtk.retrieval.training.config import load_config
 from rtk.retrieval.training.list_examples import open_lists
-from rtk.retrieval.training.list_table import Window
+from rtk.retrieval.training.list_windows import Window
 from rtk.retrieval.training.policy import asked_prompts, policy_examples
 from rtk.retrieval.training.policy_rewards import REWARDS, Example
 from rtk.retrieval.training.trainer import train
@@ -37,19 +38,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def config(tiny_llama: Path, tmp_path: Path, beir_folder: Callable[..., Path]) -> dict[str, Any]:
-    words = ["cell", "gene", "protein", "vitamin", "risk", "cancer"]
-    folder = beir_folder(
-        corpus=[{"_id": f"d{n}", "text": word} for n, word in enumerate(words)],
-        queries=[{"_id": f"q{n}", "text": word} for n, word in enumerate(words)],
-        qrels={"train": [(f"q{n}", f"d{(n + 1) % 6}", 1) for n in range(6)]},
-    )
-    falling = -np.arange(6, dtype=np.float32)
-    write_run(Run.from_lists((f"q{n}", [f"d{m}" for m in range(6)], falling) for n in range(6)), tmp_path / "all.run")
+def config(tiny_llama: Path, tmp_path: Path, next_word: tuple[Path, Path]) -> dict[str, Any]:
+    folder, run = next_word
     return {
         "method": "grpo",
         "model": str(tiny_llama),
-        "data": {"collection": str(folder), "runs": {"first_stage": str(tmp_path / "all.run")}},
+        "data": {"collection": str(folder), "runs": {"first_stage": str(run)}},
         "sampling": {"window": 2},
         "loss": [{"name": "grpo", "reward": "prorank", "generations": 4, "max_new_tokens": 2}],
         "lora": None,
@@ -108,7 +102,7 @@ def pay(name: str, window: Window, completions: list[list[str]], **options: Any)
     reward = REWARDS[name](GrpoOptions(name="grpo", reward=name, **options))
     (asked,) = REWARDS[name].prompts(window)
     told = [(place, each) for place, each in enumerate(asked.told) for _ in completions[place]]
-    examples = [Example((), query, place, each) for query in (0, 1) for place, each in told]
+    examples = [Example((), query, place, len(asked.told), each) for query in (0, 1) for place, each in told]
     flat = [text for rollouts in completions for text in rollouts]
     paid = reward(examples, flat * 2)
     assert paid[: len(flat)] == paid[len(flat) :]
@@ -133,17 +127,206 @@ def test_each_reward_pays_for_what_it_was_published_for():
 
 def test_a_few_steps(config: dict):
     output = train(load_config(config))
-    found = json.loads((output / "rtk-run.json").read_text())
+    found = record(output)
     assert found["status"] == "finished"
     assert [entry["step"] for entry in found["rewards"]] == [1, 2]
-    from safetensors.torch import load_file
-
-    before = load_file(Path(config["model"]) / "model.safetensors")
-    after = load_file(output / "model.safetensors")
+    before, after = saved(Path(config["model"])), saved(output)
     assert after.keys() == before.keys()
     paid = any(entry["reward"] > 0 for entry in found["rewards"])
     assert paid == any(not torch.equal(value, before[name]) for name, value in after.items())
     load_family("prorank", str(output), device="cpu")
+
+
+# --- stopping and going on ---
+
+
+def saved(output: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(output / "model.safetensors")
+
+
+def record(output: Path) -> dict[str, Any]:
+    return json.loads((output / "rtk-run.json").read_text())
+
+
+def anything(completions: list[str], labels: list[int]) -> np.ndarray:
+    """In place of ProRank's reward, which a random model never earns: something for every answer."""
+    return np.asarray([sum(map(ord, text)) % 7 for text in completions], np.float64)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": "all-linear"}])
+def test_an_interrupted_training_ends_as_an_undisturbed_one(
+    config: dict,
+    tmp_path: Path,
+    lora: dict | None,
+    interrupted: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Bit for bit, rollouts included: their random numbers are in the checkpoint."""
+    if lora:
+        pytest.importorskip("peft")
+    monkeypatch.setattr(policy_rewards, "prorank_reward", anything)
+    config = {**config, "lora": lora, "trainer": {**config["trainer"], "max_steps": 4, "save_steps": 2}}
+    whole = train(load_config({**config, "output": str(tmp_path / "whole")}))
+    interrupted(load_config(config), 3)
+    resumed = train(load_config(config))
+    before, ones, twos = saved(Path(config["model"])), saved(whole), saved(resumed)
+    assert any(not torch.equal(value, before[name]) for name, value in ones.items())
+    assert all(torch.equal(value, twos[name]) for name, value in ones.items())
+    assert record(resumed)["rewards"] == record(whole)["rewards"]
+
+
+_RANKS = """
+import json, os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from rtk.retrieval.training import policy_rewards
+from rtk.retrieval.training.loops import Progress
+from rtk.retrieval.training.trainer import train
+def anything(completions, labels):
+    return torch.tensor([float(sum(map(ord, text)) % 7) for text in completions])
+policy_rewards.prorank_reward = anything
+begun, stopping = [], False
+def begin(self, arguments, state, control, **settings):
+    begun.append(state.global_step)
+    if stopping and state.global_step == 1:
+        raise KeyboardInterrupt
+Progress.on_step_begin = begin
+whole, config = json.loads(Path(sys.argv[1]).read_text())
+train(whole)
+stopping = True
+try:
+    train(config)
+except KeyboardInterrupt:
+    stopping = False
+train(config)
+Path(sys.argv[2] + os.environ["RANK"]).write_text(json.dumps(begun))
+"""
+
+
+def test_every_process_goes_on_from_the_checkpoint(config: dict, tmp_path: Path, run_on_ranks: Callable[..., None]):
+    given = {**config, "trainer": {**config["trainer"], "per_device_train_batch_size": 4}}
+    (tmp_path / "ranks.py").write_text(_RANKS)
+    (tmp_path / "ranks.json").write_text(json.dumps([{**given, "output": str(tmp_path / "whole")}, given]))
+    run_on_ranks(tmp_path / "ranks.py", tmp_path / "ranks.json", tmp_path / "begun")
+    for rank in range(2):
+        assert json.loads((tmp_path / f"begun{rank}").read_text()) == [0, 1, 0, 1, 1]
+    before, whole, resumed = saved(Path(config["model"])), saved(tmp_path / "whole"), saved(Path(config["output"]))
+    assert any(not torch.equal(value, before[name]) for name, value in whole.items())
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+# --- whole queries, whole batches ---
+
+
+def shortened(config: dict[str, Any], tmp_path: Path, lengths: dict[int, int]) -> dict[str, Any]:
+    """With a run in which some queries have fewer candidates."""
+    lists = [(f"q{n}", [f"d{(n + m) % 6}" for m in range(lengths.get(n, 6))]) for n in range(6)]
+    path = tmp_path / "short.run"
+    write_run(Run.from_lists((qid, ids, -np.arange(len(ids), dtype=np.float32)) for qid, ids in lists), path)
+    return {**config, "data": {**config["data"], "runs": {"first_stage": str(path)}}}
+
+
+def test_a_short_list_does_not_shift_the_queries_behind_it(config: dict, tmp_path: Path):
+    given = shortened({**rewarded(config, "erank"), "sampling": {"window": 3}}, tmp_path, {2: 2})
+    resolved = load_config(given)
+    (table,) = open_lists(resolved)
+    assert "q2" not in table.ids
+    assert table.report.short == 1
+    examples = policy_examples(resolved, [table], context=2048, queries=5)
+    assert [(each.query, each.place, each.prompts) for each in examples] == [
+        (query, place, 3) for query in range(5) for place in range(3)
+    ]
+    reward = REWARDS["erank"](resolved.loss[0])
+    with pytest.raises(BackendError, match="2 of 3 prompts of query number 1"):
+        reward(examples[3:5] * 2, ["<answer>3</answer>"] * 4)
+    # the others take it as it is: their prompts are paid each by itself, or two at a time
+    assert open_lists(load_config({**given, "loss": rewarded(config, "retro")["loss"]}))[0].report.short == 0
+
+
+def test_settings_under_which_erank_has_no_whole_queries_are_refused(config: dict):
+    given = rewarded(config, "erank")
+    with pytest.raises(ConfigError) as caught:
+        load_config({**given, "sampling": {"window": 4, "smallest": 2, "depth": 3}})
+    told = "\n".join(caught.value.problems)
+    assert "sampling.smallest: reward erank" in told
+    assert "sampling.depth: reward erank needs 4" in told
+
+
+def test_a_reward_is_paid_for_windows_that_hold_what_is_relevant(config: dict, tmp_path: Path):
+    """The relevant document is second in each list but in that of q0, whose list is cut before it."""
+    lists = [(f"q{n}", [f"d{(n + m) % 6}" for m in ((0, 2, 3, 4, 5, 1) if n == 0 else range(6))]) for n in range(6)]
+    write_run(Run.from_lists((qid, ids, -np.arange(6, dtype=np.float32)) for qid, ids in lists), tmp_path / "far.run")
+    given = {**rewarded(config, "rank-r1"), "sampling": {"window": 2, "start": "anywhere", "depth": 4}}
+    given["data"] = {**config["data"], "runs": {"first_stage": str(tmp_path / "far.run")}}
+    resolved = load_config(given)
+    (table,) = open_lists(resolved)
+    assert (list(table.ids), table.report.out_of_reach) == ([f"q{n}" for n in range(1, 6)], 1)
+    labels = [each.told["label"] for each in policy_examples(resolved, [table], context=2048, queries=25)]
+    assert set(labels) == {"[1]", "[2]"}  # by where the window begins
+
+
+def test_eranks_reward_is_told_the_supervised_models_scores(config: dict, tmp_path: Path):
+    raw = np.linspace(0, 10, 36, dtype=np.float32)
+    ids = [f"d{m}" for m in range(6)]
+
+    def scored(path: str, values: np.ndarray, documents: list[str] = ids) -> dict[str, Any]:
+        count = len(documents)
+        run = Run.from_lists((f"q{n}", documents, -np.arange(count, dtype=np.float32)) for n in range(6))
+        write_run(run.replace(columns={"raw": values.reshape(6, 6)[:, :count].ravel()}), tmp_path / path)
+        runs = {**config["data"]["runs"], "teachers": [str(tmp_path / path)]}
+        sampling = {"window": 6, "shuffle": 0.0}
+        return {**rewarded(config, "erank"), "sampling": sampling, "data": {**config["data"], "runs": runs}}
+
+    resolved = load_config(scored("sft.parquet", raw))
+    (table,) = open_lists(resolved)
+    told = {}
+    for row, qid in enumerate(table.ids):
+        (asked,) = REWARDS["erank"].prompts(table.window(row, 0, 0, 0))
+        told[qid] = asked.told
+        assert [each["relevant"] for each in asked.told].index(True) == (int(qid[1:]) + 1) % 6  # by judgments
+        assert sum(each["relevant"] for each in asked.told) == 1
+    assert [each["reference"] for n in range(6) for each in told[f"q{n}"]] == pytest.approx(raw.tolist())
+    open_lists(load_config({**scored("sft.parquet", raw), "loss": rewarded(config, "retro")["loss"]}))
+    # the reward of a document that is not relevant falls with the distance to its own score
+    window = Window("q", ("a", "b"), (1, 0), np.asarray([0.0, 1.0], np.float32), reference=np.asarray([4.0, 9.0]))
+    answers = [[f"<answer>{score}</answer>" for score in scores] for scores in ((4, 1), (9, 8))]
+    assert pay("erank", window, answers)[0] == pytest.approx([1.0, 1 - 0.09])
+    with pytest.raises(DataError, match=r"no score in 6 of 6 lists"):
+        open_lists(load_config(scored("cut.parquet", raw, ids[:4])))
+    runs = {**config["data"]["runs"], "teachers": config["data"]["runs"]["first_stage"]}
+    plain = load_config({**rewarded(config, "erank"), "data": {**config["data"], "runs": runs}})
+    with pytest.raises(DataError, match="no column `raw`"):
+        open_lists(plain)
+    wrong = load_config(scored("logits.parquet", raw * 3))
+    with pytest.raises(DataError, match="from 0 to 10"):
+        policy_examples(wrong, open_lists(wrong), context=2048, queries=6)
+
+
+def test_prompts_that_make_no_batch_are_refused_or_said(config: dict, caplog: pytest.LogCaptureFixture):
+    given = {**config, "sampling": {"window": 2}, "trainer": {**config["trainer"], "max_steps": -1}}
+    trainer = {**given["trainer"], "num_train_epochs": 1, "per_device_train_batch_size": 64}
+    with pytest.raises(ConfigError, match="12 prompts make no batch, which has 16"):
+        train(load_config({**given, "trainer": trainer}))
+    trainer["per_device_train_batch_size"] = 20
+    with caplog.at_level("WARNING"):
+        output = train(load_config({**given, "trainer": trainer}), overwrite=True)
+    assert "the last 2 of 12 prompts make no whole batch of 5 and are left out" in caplog.text
+    assert record(output)["steps"] == 2
+
+
+def test_no_more_prompts_are_written_than_the_steps_need(config: dict, monkeypatch: pytest.MonkeyPatch):
+    made: list[int] = []
+    original = policy._whole_batches
+    monkeypatch.setattr(
+        policy,
+        "_whole_batches",
+        lambda *given: made.append(len(given[-1])) or original(*given),  # type: ignore[func-returns-value]
+    )
+    train(load_config({**config, "trainer": {**config["trainer"], "max_steps": 3, "gradient_accumulation_steps": 2}}))
+    assert made == [3 * 2 * 8 // 4]
 
 
 def test_groups_that_a_batch_cuts_are_refused(config: dict):

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from rtk.errors import ConfigError
-from rtk.eval.files import write_run
-from rtk.eval.run import Run
 from rtk.retrieval.losses.yes_no import unified_yes_no
 from rtk.retrieval.rerankers.base import Candidate, Request
 from rtk.retrieval.rerankers.registry import load_reranker
@@ -89,20 +86,12 @@ def test_weights_and_direction_of_one_kind_are_its_loss(hidden: Any, kind: str):
 
 
 @pytest.fixture
-def config(tiny_llama: Path, tmp_path: Path, beir_folder: Callable[..., Path]) -> dict[str, Any]:
-    """Queries of a word; the next word is the document."""
-    words = ["cell", "gene", "protein", "vitamin", "risk", "cancer"]
-    folder = beir_folder(
-        corpus=[{"_id": f"d{n}", "text": word} for n, word in enumerate(words)],
-        queries=[{"_id": f"q{n}", "text": word} for n, word in enumerate(words)],
-        qrels={"train": [(f"q{n}", f"d{(n + 1) % 6}", 1) for n in range(6)]},
-    )
-    falling = -np.arange(6, dtype=np.float32)
-    write_run(Run.from_lists((f"q{n}", [f"d{m}" for m in range(6)], falling) for n in range(6)), tmp_path / "all.run")
+def config(tiny_llama: Path, tmp_path: Path, next_word: tuple[Path, Path]) -> dict[str, Any]:
+    folder, run = next_word
     return {
         "method": "yes-no",
         "model": str(tiny_llama),
-        "data": {"collection": str(folder), "runs": {"negatives": str(tmp_path / "all.run")}},
+        "data": {"collection": str(folder), "runs": {"negatives": str(run)}},
         "prompt": ASKED,
         "sampling": {"negatives": 2},
         "lora": None,
@@ -153,10 +142,10 @@ def test_a_marker_in_a_document_stays_text_while_training(config: dict):
 
 
 @pytest.mark.parametrize("loss", ["yes-no", "binary-cross-entropy", "listwise-softmax"])
-def test_it_learns(config: dict, loss: str, tmp_path: Path):
+def test_it_learns(config: dict, loss: str):
     evaluation = {"collection": config["data"]["collection"], "split": "train", "measure": "RR@10", "every": 40}
     config["trainer"] |= {"max_steps": 40, "per_device_train_batch_size": 6, "learning_rate": 1e-2}
-    evaluation["run"] = str(tmp_path / "all.run")
+    evaluation["run"] = config["data"]["runs"]["negatives"]
     output = train(load_config({**config, "loss": [{"name": loss}], "evaluation": evaluation}))
     values = [entry["RR@10"] for entry in json.loads((output / "rtk-run.json").read_text())["evaluations"]]
     assert values[-1] > values[0] + 0.2

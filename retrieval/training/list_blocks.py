@@ -14,6 +14,9 @@ __all__ = ["ListSampling", "Prompting"]
 class ListSampling(Block):
     """Every query once an epoch, shuffled, with a window of its list.
 
+    Windows hold documents of two levels at least; a list for which there is none is left out and counted (see
+    `list_windows.Windows`).
+
     Attributes:
         window: most documents that the model sees together.
         smallest: windows have between so many documents and `window`, drawn uniformly for each batch; None is always

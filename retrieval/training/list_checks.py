@@ -43,15 +43,37 @@ def list_problems(config: TrainConfig) -> list[str]:
         problems += ["optimizer: the optimiser is TRL's; leave it out"] * bool(config.optimizer)
         if config.data.lists is not None and config.data.collection is None:
             problems.append("data.lists: rewards need documents apart from each other; give lists of a collection")
+        problems += _reward_problems(config)
     elif config.evaluation and not config.evaluation.run:
         problems.append("evaluation.run: a reranker needs candidates; give the run that holds them")
     lone = config.data.lists is not None and config.data.collection is None
     for part in (config.data,) if lone else config.data.parts():
-        problems += _data_problems(part, lone=lone)
+        problems += _data_problems(part, lone=lone, reference=_reward_is(config, "erank"))
     return problems + (_prompt_problems(config) if config.preset.family == "language-model" else [])
 
 
-def _data_problems(part: Source, *, lone: bool) -> list[str]:
+def _reward_is(config: TrainConfig, name: str) -> bool:
+    return any(getattr(loss, "reward", None) == name for loss in config.loss)
+
+
+def _reward_problems(config: TrainConfig) -> list[str]:
+    sampling = config.sampling
+    if not isinstance(sampling, ListSampling) or not _reward_is(config, "erank"):
+        return []
+    problems = []
+    if sampling.smallest is not None:
+        problems.append(
+            "sampling.smallest: reward erank ranks all rollouts of a query's `window` documents; leave it out"
+        )
+    if sampling.depth is not None and sampling.depth < sampling.window:
+        problems.append(
+            f"sampling.depth: reward erank needs {sampling.window} documents (sampling.window) of each list"
+        )
+    return problems
+
+
+def _data_problems(part: Source, *, lone: bool, reference: bool) -> list[str]:
+    """Args: `reference` says that the teacher of lists is a supervised model's score, beside their target order."""
     problems = [
         f"data.{name}: listwise language models read lists; leave it out"
         for name in ("pairs", "index")
@@ -69,7 +91,9 @@ def _data_problems(part: Source, *, lone: bool) -> list[str]:
         problems.append("data.runs.first_stage: required: the candidates, in the order in which the model sees them")
     if part.runs.negatives:
         problems.append("data.runs.negatives: the candidates are data.runs.first_stage; leave it out")
-    if len(part.runs.teachers) + (part.runs.labels is not None) > 1:
+    if reference and len(part.runs.teachers) > 1:
+        problems.append("data.runs.teachers: one supervised model, whose scores ERank is told; leave out others")
+    elif not reference and len(part.runs.teachers) + (part.runs.labels is not None) > 1:
         problems.append("data.runs: a list has one target order: give labels, or one teacher, or neither (judgments)")
     return problems
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ..losses.language_options import GrpoOptions
 from ..sampling import BatchKey
 from .batches import BatchExamples
 from .config import TrainConfig
 from .list_blocks import ListSampling
 from .list_prompts import ListWriter
-from .list_table import ListTable, Window, Windows, conversation_table, file_table, run_table
+from .list_table import ListTable, Wanted, conversation_table, file_table, run_table
+from .list_windows import Window, Windows
 
 __all__ = ["ListCollator", "ListExamples", "ListRow", "list_collator", "open_lists", "padded"]
+
+_LOG = logging.getLogger(__name__)
 
 ListRow = tuple[Window, int]
 """An example and the number of its batch."""
@@ -27,14 +32,28 @@ def open_lists(config: TrainConfig) -> list[ListTable]:
     Raises:
         DataError: see `list_table`.
     """
-    data = config.data
+    data, sampling = config.data, cast(ListSampling, config.sampling)
+    windows, wanted = Windows(sampling, config.seed), _wanted(config)
     if data.lists is not None and data.collection is None:
-        tables = [conversation_table(data.lists)]
+        tables = [conversation_table(data.lists, sampling.window)]
     else:
-        tables = [run_table(part) if part.lists is None else file_table(part) for part in data.parts()]
+        parts = data.parts()
+        tables = [run_table(part, wanted) if part.lists is None else file_table(part, wanted) for part in parts]
     for table in tables:
-        table.windows = Windows(cast(ListSampling, config.sampling), config.seed)
+        table.windows = windows
+        for line in table.report.lines():
+            _LOG.info("%s: %s", table.name, line)
     return tables
+
+
+def _wanted(config: TrainConfig) -> Wanted:
+    most = Windows(cast(ListSampling, config.sampling), config.seed).reach
+    if config.preset.family != "policy":
+        return Wanted(most=most)
+    from .policy_rewards import REWARDS
+
+    reward = REWARDS[cast(GrpoOptions, config.loss[0]).reward]
+    return Wanted(max(2, reward.size(config)), most, reward.reference)
 
 
 class ListExamples(BatchExamples):

@@ -17,7 +17,7 @@ from ..rerankers.permutations import format_permutation
 from ..rerankers.prompts import list_prompt
 from ..rerankers.reading import PromptWriter, Reading
 from .list_blocks import Prompting
-from .list_table import Window
+from .list_windows import Window
 
 __all__ = ["OPENING", "AnsweredPrompt", "ListWriter", "Reader"]
 

@@ -8,10 +8,8 @@ its prompts itself and needs no collection.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,27 +21,16 @@ from ...errors import DataError
 from ...files import sha256_file
 from ..pairs import one_list_each
 from ..rerankers.chat import Message
-from ..rerankers.identifiers import Identifiers
-from ..rerankers.permutations import parse_permutation
 from .examples import judged_pairs, look_up, run_pairs
+from .list_lines import answer, records, strings
+from .list_windows import Conversation, Window, Windows
 
 if TYPE_CHECKING:
     from ...eval.collection import Collection, Documents
     from .blocks import Part
-    from .list_blocks import ListSampling
 
-__all__ = [
-    "Conversation",
-    "ListReport",
-    "ListTable",
-    "Window",
-    "Windows",
-    "conversation_table",
-    "file_table",
-    "run_table",
-]
+__all__ = ["ListReport", "ListTable", "Wanted", "conversation_table", "file_table", "run_table"]
 
-_STREAM = 3  # of random numbers, beside those of the samplers
 _ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
@@ -56,12 +43,16 @@ class ListReport:
     outside_split: int = 0
     without_order: int = 0
     unordered_documents: int = 0
+    short: int = 0
+    out_of_reach: int = 0
 
     def lines(self) -> list[str]:
         """One line for each count that a user should see."""
         told = {
             "queries outside the split: ignored": self.outside_split,
             "lists in which nothing is better than anything else: left out": self.without_order,
+            "lists with fewer documents than are paid together: left out": self.short,
+            "lists whose better documents no window shows (sampling.window, depth, start): left out": self.out_of_reach,
             "documents that the target order lacks: last, in first-stage order": self.unordered_documents,
         }
         shown = [f"{self.queries} lists, {self.documents} documents in them"]
@@ -69,57 +60,18 @@ class ListReport:
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """A published example: the turns before the answer, and the answer's places from 0, best first."""
-
-    messages: tuple[Message, ...]
-    order: tuple[int, ...]
-    kind: str
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """An example: what the model sees, and what it should make of it.
+class Wanted:
+    """What is wanted of every list.
 
     Attributes:
-        query: the query.
-        passages: texts in the order shown.
-        order: places from 0, best first.
-        levels: (w,) float32 along the passages, larger is better; ties are not held against each other.
-        talk: the turns themselves, where a file of conversations holds them; there are no passages then.
+        least: documents that it must have.
+        most: windows show its first so many documents only, and it is cut to them; None keeps all.
+        reference: the one of `runs.teachers` gives documents a score (`Window.reference`), not their target order.
     """
 
-    query: str
-    passages: tuple[str, ...]
-    order: tuple[int, ...]
-    levels: np.ndarray
-    talk: Conversation | None = None
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Which documents of a list are shown, and in which order."""
-
-    block: ListSampling
-    seed: int
-
-    def draw(self, length: int, number: int, slot: int, part: int, best: int | None = None) -> np.ndarray:
-        """Places in a list of `length`, in the order shown: a function of the seed, the batch number and the slot.
-
-        Windows of one batch are of one size, where the lists are long enough: little is padded. A window that begins
-        anywhere holds the place `best`, where one is given.
-        """
-        window = self.block.window
-        shared = np.random.default_rng([self.seed, _STREAM, part, number])
-        generator = np.random.default_rng([self.seed, _STREAM, part, number, slot + 1])
-        length = min(length, self.block.depth or length)
-        size = min(int(shared.integers(self.block.smallest or window, window + 1)), length)
-        least, most = 0, length - size if self.block.start == "anywhere" else 0
-        if best is not None and best < length and most:
-            least, most = max(0, best - size + 1), min(best, most)
-        start = int(generator.integers(least, most + 1))
-        shown = np.arange(start, start + size)
-        return generator.permutation(shown) if generator.random() < self.block.shuffle else shown
+    least: int = 2
+    most: int | None = None
+    reference: bool = False
 
 
 @dataclass(eq=False)
@@ -136,6 +88,7 @@ class ListTable:
         entries: (e,) int64 document rows, in first-stage order.
         ranks: (e,) int64 target ranks from 0, a permutation of each list.
         levels: (e,) float32, larger is better; documents of equal level are not held against each other.
+        references: (e,) float32, a supervised model's scores, where they are wanted.
         documents: whose rows these are; None with `conversations`.
         conversations: (n,) what a file of conversations holds; its lists have one entry each, which means nothing.
         windows: what is shown of a list.
@@ -150,6 +103,7 @@ class ListTable:
     entries: np.ndarray
     ranks: np.ndarray
     levels: np.ndarray
+    references: np.ndarray | None = None
     documents: Documents | None = None
     conversations: tuple[Conversation, ...] = ()
     windows: Windows | None = None
@@ -166,8 +120,7 @@ class ListTable:
         return [str(self.ids[row]) for row in rows.tolist()]
 
     def window(self, row: int, number: int, slot: int, part: int) -> Window:
-        """What slot `slot` of batch `number` shows of list `row`; of a list with ties, always its best document, since
-        documents of one level teach no order."""
+        """What slot `slot` of batch `number` shows of list `row`."""
         if self.conversations:
             talk = self.conversations[row]
             levels = -np.argsort(np.asarray(talk.order)).astype(np.float32)
@@ -175,29 +128,39 @@ class ListTable:
         assert self.windows is not None
         assert self.documents is not None
         start, stop = (int(each) for each in self.offsets[row : row + 2])
-        levels = self.levels[start:stop]
-        best = None if len(np.unique(levels)) == len(levels) else int(np.argmin(self.ranks[start:stop]))
-        places = start + self.windows.draw(stop - start, number, slot, part, best)
+        places = start + self.windows.draw(self.levels[start:stop], number, slot, part)
         texts = self.documents.texts(self.entries[places])
         order = np.argsort(self.ranks[places], kind="stable")
-        return Window(self.texts[row], tuple(texts), tuple(order.tolist()), self.levels[places])
+        reference = None if self.references is None else self.references[places]
+        return Window(self.texts[row], tuple(texts), tuple(order.tolist()), self.levels[places], reference=reference)
 
 
 @dataclass(frozen=True)
 class _List:
-    """One query's list: document rows in first-stage order, and the level of each."""
+    """One query's list: document rows in first-stage order, the level of each, and a supervised model's score."""
 
     qid: str
     text: str
     documents: np.ndarray
     levels: np.ndarray
+    reference: np.ndarray | None = None
+
+    def first(self, most: int | None) -> _List:
+        reference = None if self.reference is None else self.reference[:most]
+        return _List(self.qid, self.text, self.documents[:most], self.levels[:most], reference)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether some document is better than another."""
+        return len(self.levels) > 1 and bool(self.levels.min() < self.levels.max())
 
 
-def run_table(part: Part) -> ListTable:
+def run_table(part: Part, wanted: Wanted) -> ListTable:
     """Lists of `runs.first_stage`, ordered by `runs.labels`, else by the one of `runs.teachers`, else by judgments.
 
     Raises:
-        DataError: a run has documents that the collection lacks, or no list is left.
+        DataError: a run has documents that the collection lacks, no list is left, or the scores that are wanted as
+            references are not there (see `_references`).
     """
     from ...eval.collection import open_collection
     from ...eval.files import read_run
@@ -206,7 +169,8 @@ def run_table(part: Part) -> ListTable:
     collection = open_collection(part.collection)
     first = one_list_each(read_run(part.runs.first_stage), "a table of lists")
     pairs, outside = run_pairs(first, collection, part.split)
-    named = part.runs.labels or next(iter(part.runs.teachers), None)
+    teacher = next(iter(part.runs.teachers), None)
+    named = part.runs.labels or (None if wanted.reference else teacher)
     keys, lacking = pairs.keys(len(collection.documents)), 0
     if named is None:
         judged, _ = judged_pairs(collection, part.split)
@@ -218,19 +182,46 @@ def run_table(part: Part) -> ListTable:
         levels = look_up(target.keys(len(collection.documents)), target.value, keys, np.nan)
         lacking = int(np.isnan(levels).sum())
         levels = np.where(np.isnan(levels), target.value.min(initial=0.0) - 1, levels)
+    reference = _references(teacher, pairs, collection, part.split) if wanted.reference and teacher else None
     queries = collection.queries(part.split)
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(pairs.query)) + 1, [len(pairs.query)]])
     lists = [
-        _List(queries.ids[row], queries.texts[row], pairs.document[start:stop], levels[start:stop])
+        _List(
+            queries.ids[row],
+            queries.texts[row],
+            pairs.document[start:stop],
+            levels[start:stop],
+            None if reference is None else reference[start:stop],
+        )
         for start, stop in pairwise(bounds.tolist())
         if start < stop
         for row in (int(pairs.query[start]),)
     ]
     files = [sha256_file(path) for _, path in part.runs.files()]
-    return _table(collection, lists, part, _digest("lists", part, collection, *files), (outside, lacking))
+    digest = _digest("lists", part, wanted, collection, *files)
+    return _table(collection, lists, part, wanted, digest, (outside, lacking))
 
 
-def file_table(part: Part) -> ListTable:
+def _references(path: str, pairs: Any, collection: Collection, split: str) -> np.ndarray:
+    """Along `pairs`, the `raw` column of a run; NaN where it lacks the pair. (e,) float32.
+
+    Raises:
+        DataError: the run has no such column, or documents that the collection lacks.
+    """
+    from ...eval.files import read_run
+
+    run = one_list_each(read_run(path), "a supervised model's scores")
+    if "raw" not in run.columns:
+        raise DataError(
+            "no column `raw`: the supervised model's scores themselves; write the run by `rtk rerank` as .parquet",
+            path=path,
+        )
+    found, _ = run_pairs(run, collection, split)
+    size = len(collection.documents)
+    return look_up(found.keys(size), found.value, pairs.keys(size), np.nan)
+
+
+def file_table(part: Part, wanted: Wanted) -> ListTable:
     """Lists of a file of permutations over the collection's documents.
 
     Raises:
@@ -243,8 +234,8 @@ def file_table(part: Part) -> ListTable:
     lists: list[_List] = []
     outside = 0
     path = str(part.lists)
-    for line, record in _records(path):
-        before, after = _strings(record, "initial_list", path, line), _strings(record, "final_list", path, line)
+    for line, record in records(path):
+        before, after = strings(record, "initial_list", path, line), strings(record, "final_list", path, line)
         if len(set(before)) < len(before) or sorted(before) != sorted(after):
             raise DataError("initial_list and final_list must hold the same ids, each once", path=path, line=line)
         place = int(queries.ids.rows([str(record.get("qid"))])[0])
@@ -258,26 +249,48 @@ def file_table(part: Part) -> ListTable:
         rank = {document: at for at, document in enumerate(after)}
         levels = -np.asarray([rank[document] for document in before], np.float32)
         lists.append(_List(queries.ids[place], queries.texts[place], rows, levels))
-    return _table(collection, lists, part, _digest("permutations", part, collection, sha256_file(path)), (outside, 0))
+    digest = _digest("permutations", part, wanted, collection, sha256_file(path))
+    return _table(collection, lists, part, wanted, digest, (outside, 0))
 
 
-def conversation_table(path: str) -> ListTable:
-    """The examples of a file of conversations; an answer that names some of its documents only ranks these.
+def conversation_table(path: str, window: int) -> ListTable:
+    """The examples of a file of conversations.
+
+    An answer names the first n documents of its prompt, each once, and ranks these only. One that leaves out a document
+    before the last that it names ("[C] > [A]") is refused: FIRST's label of each identifier is its rank in the answer,
+    and B has none.
+
+    Args:
+        path: JSON lines, or a JSON array.
+        window: most documents that an answer may name.
 
     Raises:
-        DataError: with the line: not three turns of system, human and gpt, or an answer without an identifier.
+        DataError: with the line: not three turns of system, human and gpt, an answer that is not as above, or one that
+            names more than `window` documents.
     """
     ids: list[str] = []
     talks: list[Conversation] = []
-    for line, record in _records(path):
+    for line, record in records(path):
         turns = record.get("conversations")
         turns = turns if isinstance(turns, list) else []
         if [isinstance(turn, dict) and turn.get("from") for turn in turns] != list(_ROLES):
             raise DataError("expected `conversations` with the turns system, human, gpt", path=path, line=line)
         messages = tuple(Message(_ROLES[turn["from"]], str(turn.get("value", ""))) for turn in turns)
-        kind, order = _answer(messages[-1].content)
+        kind, order = answer(messages[-1].content)
         if not order:
-            raise DataError("the answer is not a permutation such as '[B] > [A]'", path=path, line=line)
+            raise DataError(
+                f"the answer {messages[-1].content[:60]!r} is not a permutation of the first so many documents, such "
+                "as '[B] > [A]'",
+                path=path,
+                line=line,
+            )
+        if len(order) > window:
+            raise DataError(
+                f"the answer orders {len(order)} documents, sampling.window is {window}; set sampling.window to the "
+                "longest answer's number",
+                path=path,
+                line=line,
+            )
         talks.append(Conversation(messages[:-1], order, kind))
         ids.append(str(record.get("id", line)))
     sizes = sum(len(talk.order) for talk in talks)
@@ -288,77 +301,69 @@ def conversation_table(path: str) -> ListTable:
     texts = [talk.messages[-1].content[:80] for talk in talks]
     one = np.zeros(len(talks), np.int64)  # an entry each, for samplers to draw
     return ListTable(name, digest, ListReport(len(talks), sizes), ids, texts, np.arange(len(talks) + 1), one, one,
-                     one.astype(np.float32), None, tuple(talks))  # fmt: skip
-
-
-def _answer(text: str) -> tuple[str, tuple[int, ...]]:
-    """The kind of identifiers and the places named; nothing unless these are the first so many, each once."""
-    for kind in ("letters", "numbers"):
-        count = text.count("[")
-        read = parse_permutation(text, count, Identifiers(kind)) if count else None
-        if read is not None and read.well_formed:
-            return kind, read.order
-    return "numbers", ()
+                     one.astype(np.float32), conversations=tuple(talks))  # fmt: skip
 
 
 def _table(
-    collection: Collection, lists: Sequence[_List], part: Part, digest: str, counts: tuple[int, int]
+    collection: Collection, lists: Sequence[_List], part: Part, wanted: Wanted, digest: str, counts: tuple[int, int]
 ) -> ListTable:
+    left = dict.fromkeys(("without_order", "short", "out_of_reach"), 0)
+    kept: list[_List] = []
+    for each in lists:
+        shown = each.first(wanted.most)
+        if not each.ordered:
+            left["without_order"] += 1
+        elif len(shown.documents) < wanted.least:
+            left["short"] += 1
+        elif not shown.ordered:
+            left["out_of_reach"] += 1
+        else:
+            kept.append(shown)
+    sizes = [len(each.documents) for each in kept]
+    report = ListReport(len(kept), sum(sizes), counts[0], unordered_documents=counts[1], **left)
+    if not kept:
+        raise DataError(f"{collection.name}, split {part.split}: no list to train on: {'; '.join(report.lines())}")
+    _check_references(collection, kept)
     generator = None if part.shuffle_judgments is None else np.random.default_rng(part.shuffle_judgments)
-    ordered = [each for each in lists if len(each.levels) > 1 and each.levels.min() < each.levels.max()]
-    if not ordered:
-        raise DataError(f"{collection.name}, split {part.split}: no list has two documents of which one is better")
-    levels = [each.levels if generator is None else generator.permutation(each.levels) for each in ordered]
+    levels = [each.levels if generator is None else generator.permutation(each.levels) for each in kept]
     ranks = [np.argsort(np.argsort(-each, kind="stable")) for each in levels]
-    sizes = [len(each.documents) for each in ordered]
-    report = ListReport(len(ordered), sum(sizes), counts[0], len(lists) - len(ordered), counts[1])
+    references = [each.reference for each in kept if each.reference is not None]
     return ListTable(
         collection.name,
         digest,
         report,
-        [each.qid for each in ordered],
-        [each.text for each in ordered],
+        [each.qid for each in kept],
+        [each.text for each in kept],
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        np.concatenate([each.documents for each in ordered]).astype(np.int64),
+        np.concatenate([each.documents for each in kept]).astype(np.int64),
         np.concatenate(ranks).astype(np.int64),
         np.concatenate(levels).astype(np.float32),
+        np.concatenate(references).astype(np.float32) if references else None,
         collection.documents,
     )
 
 
-def _records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a JSON-lines file, gzip allowed; a JSON array counts as a line each."""
-    opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as stream:
-        if path.removesuffix(".gz").endswith(".json"):
-            found = _parsed(stream.read(), path, 1)
-            if not isinstance(found, list):
-                raise DataError("expected a JSON array of objects; one object a line goes into .jsonl", path=path)
-            lines = [(line, each) for line, each in enumerate(found, start=1)]
-        else:
-            lines = ((line, _parsed(text, path, line)) for line, text in enumerate(stream, start=1) if text.strip())
-        for line, record in lines:
-            if not isinstance(record, dict):
-                raise DataError("expected a JSON object", path=path, line=line)
-            yield line, record
+def _check_references(collection: Collection, lists: Sequence[_List]) -> None:
+    """Refuse lists in which a document has no reference.
+
+    Raises:
+        DataError: with the number of them and the first.
+    """
+    lacking = [each for each in lists if each.reference is not None and np.isnan(each.reference).any()]
+    if lacking:
+        assert lacking[0].reference is not None
+        row = lacking[0].documents[int(np.flatnonzero(np.isnan(lacking[0].reference))[0])]
+        (document,) = collection.documents.ids.take(np.asarray([row]))
+        raise DataError(
+            f"data.runs.teachers: no score in {len(lacking)} of {len(lists)} lists for documents that are trained on, "
+            f"such as query {lacking[0].qid!r} document {document!r}; score all candidates, or cut the lists by "
+            "sampling.depth"
+        )
 
 
-def _parsed(text: str, path: str, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", path=path, line=line) from error
-
-
-def _strings(record: dict[str, Any], key: str, path: str, line: int) -> list[str]:
-    value = record.get(key)
-    if not isinstance(value, list):
-        raise DataError(f"expected a list of ids under {key!r}", path=path, line=line)
-    return [str(each) for each in value]
-
-
-def _digest(kind: str, part: Part, collection: Collection, *files: str) -> str:
+def _digest(kind: str, part: Part, wanted: Wanted, collection: Collection, *files: str) -> str:
     from .data import collection_fingerprint
 
-    parts = (kind, part.split, str(part.shuffle_judgments), collection_fingerprint(collection, part.split), *files)
+    chosen = (part.split, str(part.shuffle_judgments), repr(wanted))
+    parts = (kind, *chosen, collection_fingerprint(collection, part.split), *files)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -29,7 +29,7 @@ from ...errors import BackendError, ConfigError
 from ..losses.context import Clock, Metrics
 from ..losses.modules import own_state
 from ..sampling import BatchSampler
-from .lora import has_adapters, load_trained, save_trained
+from .lora import AdapterCheckpoints
 
 __all__ = ["LOSS_FILE", "BiEncoderTrainer", "CrossEncoderLoop", "Patience", "Progress", "SparseEncoderLoop"]
 
@@ -72,7 +72,7 @@ class Patience(EarlyStoppingCallback):
             self.early_stopping_patience_counter = stored["attributes"]["early_stopping_patience_counter"]
 
 
-class _Loop:
+class _Loop(AdapterCheckpoints):
     """What our batches and losses need of a sentence-transformers trainer; mixed into each kind, no trainer is copied.
 
     Args:
@@ -161,18 +161,13 @@ class _Loop:
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         trainer = cast(Any, self)
-        cast(Any, super())._save(output_dir, state_dict)
-        if has_adapters(trainer.model):
-            save_trained(trainer.model, Path(output_dir or trainer.args.output_dir))
+        super()._save(output_dir, state_dict)
         state = {name: value.detach().cpu().contiguous().clone() for name, value in own_state(trainer.loss).items()}
         if state:
             save_file(state, str(Path(output_dir or trainer.args.output_dir) / LOSS_FILE))
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        if has_adapters(cast(Any, self).model):
-            load_trained(cast(Any, self).model, Path(checkpoint_path))
-        else:
-            cast(Any, super())._load_from_checkpoint(checkpoint_path)
+        super()._load_from_checkpoint(checkpoint_path)
         loss = cast(Any, self).loss
         expected = own_state(loss)
         if expected:

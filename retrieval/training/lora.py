@@ -20,7 +20,15 @@ from ...errors import ConfigError
 from ...extras import require
 from .blocks import Lora
 
-__all__ = ["TRAINED_FILE", "add_lora", "has_adapters", "load_trained", "merge_lora", "save_trained"]
+__all__ = [
+    "TRAINED_FILE",
+    "AdapterCheckpoints",
+    "add_lora",
+    "has_adapters",
+    "load_trained",
+    "merge_lora",
+    "save_trained",
+]
 
 TRAINED_FILE = "trained.safetensors"
 _PURPOSE = "training with low-rank adapters (lora)"
@@ -130,3 +138,20 @@ def load_trained(model: nn.Module, folder: Path) -> None:
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+class AdapterCheckpoints:
+    """Mixed into a trainer of transformers: checkpoints of a model with adapters, which it writes but cannot read."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        trainer = cast(Any, self)
+        cast(Any, super())._save(output_dir, state_dict)
+        if has_adapters(trainer.model):
+            save_trained(trainer.model, Path(output_dir or trainer.args.output_dir))
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        model = cast(Any, self).model
+        if has_adapters(model):
+            load_trained(model, Path(checkpoint_path))
+        else:
+            cast(Any, super())._load_from_checkpoint(checkpoint_path)

@@ -26,6 +26,7 @@ from .language_models import language_tokenizer
 from .list_examples import open_lists
 from .list_table import ListTable
 from .loops import Progress
+from .lora import AdapterCheckpoints
 from .models import finish_model, load_model
 from .policy_rewards import REWARDS, Example, Reward
 
@@ -79,13 +80,17 @@ def asked_prompts(config: TrainConfig, query: str, documents: Sequence[str], *, 
     raise ConfigError(f"reranker {options.reward!r} asked nothing about {len(documents)} documents: {failed.error}")
 
 
-def policy_examples(config: TrainConfig, tables: Sequence[ListTable], *, context: int, queries: int) -> list[Example]:
-    """The prompts of so many queries, in the order in which they are trained on: queries shuffled by the seed (again
-    for each round), the prompts of one query together."""
+def policy_examples(
+    config: TrainConfig, tables: Sequence[ListTable], *, context: int, queries: int, most: int | None = None
+) -> list[Example]:
+    """The prompts of so many queries, or the first `most` of them, in the order in which they are trained on: queries
+    shuffled by the seed (again for each round), the prompts of one query together."""
     reward = REWARDS[cast(GrpoOptions, config.loss[0]).reward]
     places = [(part, row) for part, table in enumerate(tables) for row in range(len(table))]
     examples: list[Example] = []
     for number in range(queries):
+        if most is not None and len(examples) >= most:
+            break
         round_, at = divmod(number, len(places))
         order = np.random.default_rng([config.seed, round_]).permutation(len(places))
         part, row = places[int(order[at])]
@@ -93,16 +98,18 @@ def policy_examples(config: TrainConfig, tables: Sequence[ListTable], *, context
         for prompt in reward.prompts(window):
             ids = asked_prompts(config, window.query, prompt.documents, context=context)
             told = zip(ids, prompt.told, strict=True)
-            examples += [Example(each, number, place, values) for place, (each, values) in enumerate(told)]
-    return examples
+            examples += [Example(each, number, place, len(ids), values) for place, (each, values) in enumerate(told)]
+    return examples[:most]
 
 
 def train_policy(config: TrainConfig, *, overwrite: bool = False) -> Path:
-    """Train a reranker by reinforcement and return its folder; resumes as TRL does.
+    """Train a reranker by reinforcement and return its folder; an interrupted run goes on from its last checkpoint.
 
     Raises:
         MissingExtra: trl is not installed.
-        ConfigError: batches do not hold whole groups, or TRL refuses the arguments.
+        ConfigError: batches do not hold whole groups, there are fewer prompts than one batch has, or TRL refuses the
+            arguments.
+        DataError: see `list_examples.open_lists`.
     """
     trl = require("trl", "trl", _PURPOSE)
     from ..rerankers.engine_transformers import context_of
@@ -111,7 +118,7 @@ def train_policy(config: TrainConfig, *, overwrite: bool = False) -> Path:
     reward = REWARDS[options.reward]
     arguments = _arguments(trl, config, options)
     first = arguments.process_index == 0
-    checkpoint = record.prepare_output(config, overwrite=overwrite) if first else None
+    checkpoint = record.agreed_checkpoint(config, arguments, overwrite=overwrite)
     tables = open_lists(config)
     set_seed(config.seed)
     model = load_model(config)
@@ -119,12 +126,15 @@ def train_policy(config: TrainConfig, *, overwrite: bool = False) -> Path:
     context = config.prompt_block.context or context_of(model, tokenizer)
     size = reward.size(config)
     _check_groups(arguments, options, size)
-    queries = _queries(arguments, options, size, sum(map(len, tables)))
-    examples = policy_examples(config, tables, context=context, queries=queries)
+    queries, most = _amount(arguments, options, size, sum(map(len, tables)))
+    examples = policy_examples(config, tables, context=context, queries=queries, most=most)
+    examples = _whole_batches(arguments, options, examples)
     trainer = _make_trainer(trl, model, arguments, examples, reward(options))
     if first:
         score = {"similarity": None, "scale": 1.0, "what": f"trained by the reward {options.reward}"}
         record.start(config, cast(Any, tables), processes=arguments.world_size, score=score)
+    if checkpoint is not None:
+        _LOG.info("resuming from %s", checkpoint)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     output = Path(config.output)
     if first:
@@ -158,19 +168,41 @@ def _check_groups(arguments: Any, options: GrpoOptions, size: int) -> None:
         )
 
 
-def _queries(arguments: Any, options: GrpoOptions, size: int, available: int) -> int:
-    """How many queries the training goes through."""
-    rollouts = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+def _amount(arguments: Any, options: GrpoOptions, size: int, available: int) -> tuple[int, int | None]:
+    """How many queries the training goes through, and how many prompts at most."""
     if arguments.max_steps > 0:
-        return max(1, -(-arguments.max_steps * rollouts // (size * options.generations)))
+        rounds = arguments.steps_per_generation * arguments.num_iterations  # passes that one round of rollouts is for
+        drawn = -(-arguments.max_steps * arguments.gradient_accumulation_steps // rounds)
+        prompts = drawn * arguments.generation_batch_size // options.generations
+        return -(-prompts // size), prompts
     epochs, arguments.num_train_epochs = arguments.num_train_epochs, 1  # the rounds are in the examples, each shuffled
-    return max(1, int(available * epochs))
+    return max(1, int(available * epochs)), None
+
+
+def _whole_batches(arguments: Any, options: GrpoOptions, examples: list[Example]) -> list[Example]:
+    """Without the last prompts that make no whole batch: TRL drops them without a word.
+
+    Raises:
+        ConfigError: there is no whole batch.
+    """
+    size = arguments.generation_batch_size // options.generations
+    if len(examples) < size:
+        raise ConfigError(
+            f"{len(examples)} prompts make no batch, which has {size}, each with {options.generations} rollouts: "
+            f"per_device_train_batch_size {arguments.per_device_train_batch_size} x steps_per_generation "
+            f"{arguments.steps_per_generation} (or gradient_accumulation_steps) x {arguments.world_size} processes. "
+            "Lower these, raise trainer.num_train_epochs, give trainer.max_steps, or more queries"
+        )
+    left = len(examples) % size
+    if left:
+        _LOG.warning("the last %d of %d prompts make no whole batch of %d and are left out", left, len(examples), size)
+    return examples[: len(examples) - left]
 
 
 def _make_trainer(trl: Any, model: Any, arguments: Any, examples: list[Example], pay: Reward) -> Any:
     from datasets import Dataset
 
-    class Trainer(trl.GRPOTrainer):
+    class Trainer(AdapterCheckpoints, trl.GRPOTrainer):
         """Prompts stand for token ids that are made already: text of documents never becomes a marker."""
 
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:

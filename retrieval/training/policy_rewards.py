@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ...errors import BackendError, DataError
 from ..losses.language_options import GrpoOptions
 from ..rerankers.rewards import RetroReward, erank_reward, prorank_reward, rank_r1_reward, score_rollouts
 from ..rerankers.scores import ScoreFormat
-from .list_table import Window
+from .list_windows import Window
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -29,24 +30,31 @@ class Asked:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt: its ids, the number of its query in training, its place among the query's prompts, and what the reward
-    is told."""
+    """A prompt: its ids, the number of its query in training, its place among the query's prompts, how many these are,
+    and what the reward is told."""
 
     ids: tuple[int, ...]
     query: int
     place: int
+    prompts: int
     told: dict[str, Any] = field(default_factory=dict)
 
 
 class Reward:
-    """Pays completions. Made with the loss's options, called with examples (in groups of rollouts) and completions."""
+    """Pays completions. Made with the loss's options, called with examples (in groups of rollouts) and completions.
+
+    Attributes:
+        reference: the teacher of the lists is a supervised model whose scores the reward is told (`Window.reference`).
+    """
+
+    reference: ClassVar[bool] = False
 
     def __init__(self, options: GrpoOptions) -> None:
         self.options = options
 
     @classmethod
     def size(cls, config: TrainConfig) -> int:
-        """Prompts whose rollouts are paid together."""
+        """Prompts of a query whose rollouts are paid together; lists with fewer documents are left out."""
         return 1
 
     @classmethod
@@ -89,13 +97,23 @@ class _Scored(Reward):
     def _by_query(
         self, examples: Sequence[Example], completions: Sequence[str]
     ) -> Iterator[tuple[np.ndarray, list[Example], np.ndarray]]:
-        """For each query: (documents, rollouts) places in the call, its examples, and the scores there."""
+        """For each query: (documents, rollouts) places in the call, its examples, and the scores there.
+
+        Raises:
+            BackendError: the call holds a part of a query's rollouts only.
+        """
         scores = score_rollouts(completions, self.form)
         queries = np.asarray([each.query for each in examples])
         for query in dict.fromkeys(queries.tolist()):
             inside = np.flatnonzero(queries == query)
             prompts = np.asarray([examples[at].place for at in inside.tolist()])
             rows = [inside[prompts == place] for place in dict.fromkeys(prompts.tolist())]
+            wanted = examples[int(inside[0])].prompts
+            if len(rows) != wanted or len({len(row) for row in rows}) > 1:
+                raise BackendError(
+                    f"reward {self.options.reward!r} was called with {len(rows)} of {wanted} prompts of query number "
+                    f"{query}, rollouts {[len(row) for row in rows]}; it needs all of them in one call"
+                )
             at = np.stack(rows)
             yield at, [examples[int(row[0])] for row in rows], scores[at]
 
@@ -103,10 +121,12 @@ class _Scored(Reward):
 class ERank(_Scored):
     """ERank's r_RR over all rollouts of all documents of the window.
 
-    t, the supervised model's score of a document that is not relevant, is not known here: 0 is taken for all of them.
+    t, the supervised model's score of a document that is not relevant, is the `raw` value of the one of
+    `data.runs.teachers`; without one it is 0.
     """
 
     form = ScoreFormat("answer", 10)
+    reference = True
 
     @classmethod
     def size(cls, config: TrainConfig) -> int:
@@ -114,13 +134,22 @@ class ERank(_Scored):
 
     @classmethod
     def prompts(cls, window: Window) -> Iterator[Asked]:
-        yield Asked(window.passages, tuple({"relevant": bool(each)} for each in _relevant(window)))
+        reference = np.zeros(len(window.passages)) if window.reference is None else window.reference
+        wrong = reference[(reference < 0) | (reference > cls.form.most)]
+        if len(wrong):
+            raise DataError(
+                f"data.runs.teachers: query {window.query!r}: a score of {float(wrong[0]):g}; ERank's lie from 0 to "
+                f"{cls.form.most}. Give a run of `rtk rerank --reranker erank` with the supervised model"
+            )
+        told = zip(_relevant(window).tolist(), reference.tolist(), strict=True)
+        yield Asked(window.passages, tuple({"relevant": relevant, "reference": score} for relevant, score in told))
 
     def __call__(self, examples: Sequence[Example], completions: Sequence[str]) -> list[float]:
         paid = np.zeros(len(examples))
         for at, asked, scores in self._by_query(examples, completions):
             relevant = np.asarray([each.told["relevant"] for each in asked])
-            paid[at] = erank_reward(scores, relevant, np.zeros(len(asked)))
+            reference = np.asarray([each.told["reference"] for each in asked])
+            paid[at] = erank_reward(scores, relevant, reference)
         return paid.tolist()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.utils import broadcast_object_list
 
 from ..._version import __version__
 from ...errors import ConfigError, OutputExists
@@ -18,7 +19,7 @@ from ...files import atomic_path, check_output, read_json, write_json
 from .config import TrainConfig, print_config
 from .examples import TrainingTable
 
-__all__ = ["CHECKPOINTS", "CONFIG_FILE", "RUN_FILE", "finish", "prepare_output", "start"]
+__all__ = ["CHECKPOINTS", "CONFIG_FILE", "RUN_FILE", "agreed_checkpoint", "finish", "prepare_output", "start"]
 
 RUN_FILE, CONFIG_FILE, CHECKPOINTS = "rtk-run.json", "rtk-config.yaml", "checkpoints"
 
@@ -52,6 +53,16 @@ def prepare_output(config: TrainConfig, *, overwrite: bool) -> Path | None:
             differing,
         )
     return latest_checkpoint(output / CHECKPOINTS)
+
+
+def agreed_checkpoint(config: TrainConfig, arguments: Any, *, overwrite: bool) -> Path | None:
+    """What `prepare_output` says, looked for by the first process and told to the others.
+
+    Args:
+        arguments: the trainer's, which know the processes.
+    """
+    found = [prepare_output(config, overwrite=overwrite) if arguments.process_index == 0 else None]
+    return broadcast_object_list(found)[0] if arguments.world_size > 1 else found[0]
 
 
 def _status(output: Path) -> str | None:
