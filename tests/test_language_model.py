@@ -126,11 +126,18 @@ def test_nan_names_the_prompt(tiny_llama, prompts):
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_an_infinite_logit_that_is_asked_for_names_the_prompt(tiny_llama, prompts, value):
     broken = load_language_model(str(tiny_llama), device="cpu")
+    head = broken.model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
     with torch.no_grad():
-        broken.model.get_output_embeddings().weight[60] = value
-    with pytest.raises(BackendError, match=r"prompt \d: the model gave"):
+        head.bias[60] = value
+    with pytest.raises(BackendError, match=rf"prompt \d: the model gave {value}"):
         broken.next_token_logits(prompts, TOKENS)
     assert np.isfinite(broken.next_token_logits(prompts, [5, 130]).values).all()
+    if value > 0:
+        with pytest.raises(BackendError, match="the model gave inf"):
+            broken.generate(prompts, Sampling(2))
+    else:  # in a whole vocabulary that is a token which is never said
+        assert len(broken.generate(prompts, Sampling(2)).values) == len(prompts)
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_its_number(model, prompts):
