@@ -13,7 +13,7 @@ from .encoders.base import EncoderIdentity, identity
 if TYPE_CHECKING:
     from .encoders.base import Encoder
 
-__all__ = ["check_belonging", "load_declared_encoder", "manifest_of"]
+__all__ = ["check_belonging", "check_encoder", "load_declared_encoder", "manifest_of"]
 
 
 def manifest_of(index: Index) -> Manifest | None:
@@ -44,10 +44,15 @@ def check_belonging(encoder: Encoder | None, index: Index, manifest: Manifest | 
             f"a {manifest.kind} index takes vectors; give the encoder of its documents, {_recorded(manifest)}",
             path=folder,
         )
-    _compare(encoder, manifest, folder)
+    check_encoder(encoder, manifest, folder)
 
 
-def _compare(encoder: Encoder, manifest: Manifest, folder: Any) -> None:
+def check_encoder(encoder: Encoder, manifest: Manifest, folder: Any = None) -> None:
+    """`check_belonging` by the manifest alone, for an index of vectors that need not be opened; `folder` is named.
+
+    Raises:
+        IndexMismatch: naming both.
+    """
     declared = identity(encoder)
     if manifest.encoder is None and declared is None:
         return  # nobody declares anything: nothing to compare

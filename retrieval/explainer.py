@@ -124,7 +124,7 @@ def open_explainer(what: str | Path, collection: str | None = None, *, device: s
 
     Raises:
         ConfigError: an index of another kind or engine.
-        IndexMismatch: the index's encoder cannot be loaded here.
+        IndexMismatch: the index's encoder cannot be loaded here, or is another by now than the one that made it.
     """
     if not (Path(what) / "manifest.json").is_file():
         from .encoders.load import load_encoder
@@ -133,12 +133,15 @@ def open_explainer(what: str | Path, collection: str | None = None, *, device: s
     from ..indexes.bm25s_index import Bm25sIndex
     from ..indexes.manifest import read_manifest
     from ..indexes.registry import open_index
-    from .belonging import load_declared_encoder
+    from .belonging import check_encoder, load_declared_encoder
 
     manifest = read_manifest(what)
     spec = collection or (manifest.collection or {}).get("spec")
     if manifest.kind == "sparse":
-        return Explainer(load_declared_encoder(manifest, None, device=device), spec=spec)
+        encoder = load_declared_encoder(manifest, None, device=device)
+        assert encoder is not None  # only BM25 goes without
+        check_encoder(encoder, manifest, what)
+        return Explainer(encoder, spec=spec)
     index = open_index(what)
     if not isinstance(index, Bm25sIndex):
         raise ConfigError(

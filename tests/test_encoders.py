@@ -169,6 +169,26 @@ def test_pooling_decides_the_fingerprint(tiny_dense: Any) -> None:
     assert as_encoder(tiny_dense).identity.fingerprint != before.fingerprint
 
 
+def test_a_sparse_fingerprint_is_the_same_after_encoding_and_saving(tiny_sparse: Any, tmp_path: Path) -> None:
+    tiny_sparse[1].embedding_dimension = None  # as in a model that never encoded
+    before = as_encoder(tiny_sparse).identity
+    tiny_sparse.encode_document(["gene"])
+    assert tiny_sparse[1].embedding_dimension is not None
+    assert as_encoder(tiny_sparse).identity.differences(before) == []
+    tiny_sparse.save_pretrained(str(tmp_path / "copy"), create_model_card=False)
+    assert load_encoder(tmp_path / "copy", device="cpu").identity.differences(before) == []
+
+
+def test_how_many_terms_a_model_keeps_decides_the_fingerprint(tiny_sparse: Any) -> None:
+    before = as_encoder(tiny_sparse).identity
+    tiny_sparse.max_active_dims = 3
+    pruned = as_encoder(tiny_sparse)
+    assert pruned.encode_document(["gene"]).nnz == 3
+    assert pruned.identity.fingerprint != before.fingerprint
+    tiny_sparse.max_active_dims = 4
+    assert as_encoder(tiny_sparse).identity.fingerprint not in (before.fingerprint, pruned.identity.fingerprint)
+
+
 def test_a_copy_and_another_precision_keep_the_fingerprint(tiny_dense: Any, tmp_path: Path) -> None:
     tiny_dense.encode(["gene"])  # leaves padding and truncation in the tokenizer
     tiny_dense.save_pretrained(str(tmp_path / "copy"), create_model_card=False)

@@ -124,6 +124,19 @@ def test_bm25_adds_up_to_what_the_search_says(rtk, beir_folder):
     assert [term["piece"] for term in json.loads(out)["terms"]] == ["spy"]
 
 
+def test_the_model_of_an_index_that_was_trained_on_is_refused(rtk, tiny_sparse, beir_folder, tmp_path):
+    folder, model = beir_folder(), tmp_path / "model"
+    tiny_sparse.save_pretrained(str(model), create_model_card=False)
+    assert rtk(f"index {folder} --retriever {model} --out found --quiet")[0] == 0
+    asked = f"explain found -q '{QUERY}' --document-id 007 --json --quiet"
+    assert rtk(asked)[0] == 0
+    with torch.no_grad():
+        next(iter(tiny_sparse.parameters())).mul_(1.5)
+    tiny_sparse.save_pretrained(str(model), create_model_card=False)
+    code, _, err = rtk(asked)
+    assert (code, "declares another document side" in err) == (4, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

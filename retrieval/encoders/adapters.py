@@ -163,6 +163,10 @@ class SparseAdapter(_Adapter[SparseEncoder]):
     def encode_document(self, texts: Sequence[str], /) -> csr_matrix:
         return self._encode(texts, self.document)
 
+    def _settings(self) -> dict[str, Any]:
+        top = self.model.max_active_dims
+        return {} if top is None else {"max_active_dims": top}
+
     @cached_property
     def _tables(self) -> dict[str, Any]:
         """The sides without a network, by name; their vocabulary is the document side's."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 
-__all__ = ["fingerprint", "tokenizer_fingerprint"]
+__all__ = ["cutting_differences", "fingerprint", "tokenizer_fingerprint"]
 
 # Settings that say how a model is loaded, trained or described, not what it computes. `modality_config` and the like
 # follow from the transformer's own configuration, which is hashed.
@@ -70,6 +71,23 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(_canonical(_tokenizer_settings(tokenizer))).hexdigest()
 
 
+def cutting_differences(one: Any, other: Any) -> list[str]:
+    """The parts of two tokenizers that cut a text into pieces and differ, by name; empty for equal rules.
+
+    What puts special tokens around a text (the post-processor) and what joins pieces again (the decoder) cut nothing,
+    and special tokens are no words.
+    """
+    ours, theirs = (_cutting(_tokenizer_settings(tokenizer)) for tokenizer in (one, other))
+    return [name for name in sorted({*ours, *theirs}) if _canonical(ours.get(name)) != _canonical(theirs.get(name))]
+
+
+def _cutting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in settings.items() if name not in ("decoder", "post_processor")}
+    if "added_tokens" in kept:
+        kept["added_tokens"] = [token for token in kept["added_tokens"] if not token["special"]]
+    return kept
+
+
 def _tensor_digest(tensor: torch.Tensor) -> bytes:
     values = tensor.detach().to("cpu")
     if values.is_floating_point():
@@ -81,6 +99,8 @@ def _tensor_digest(tensor: torch.Tensor) -> bytes:
 def _module_settings(module: nn.Module) -> dict[str, Any]:
     describe = getattr(module, "get_config_dict", None)
     settings = {key: value for key, value in describe().items() if key not in _IGNORED_MODULE_KEYS} if describe else {}
+    if isinstance(module, SpladePooling):
+        settings["embedding_dimension"] = None  # filled in by its first forward; a fresh one has None
     found: dict[str, Any] = {"class": type(module).__name__, "settings": settings}
     if isinstance(module, Transformer):
         found["config"] = _config_settings(module.config.to_dict())
