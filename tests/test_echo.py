@@ -371,6 +371,31 @@ def test_what_is_no_causal_model_is_refused(tmp_path):
         make_echo(str(tmp_path / "nothing-here"))
 
 
+def test_a_checkpoint_without_its_head_is_refused(causal, echo, tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import LlamaModel
+
+    shutil.copytree(causal, tmp_path / "headless")
+    LlamaModel.from_pretrained(causal).save_pretrained(tmp_path / "headless")
+    with pytest.raises(ConfigError, match=r"lacks weights of LlamaForCausalLM: lm_head\.weight"):
+        make_echo(str(tmp_path / "headless"), device="cpu")
+    echo.save_pretrained(str(tmp_path / "echo"), create_model_card=False)
+    weights = load_file(tmp_path / "echo" / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "echo" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lm_head\.weight"):
+        load_encoder(tmp_path / "echo", device="cpu")
+
+
+def test_a_head_tied_to_the_embeddings_is_no_missing_one(causal, tmp_path):
+    from transformers import LlamaModel
+
+    shutil.copytree(causal, tmp_path / "tied")
+    LlamaModel.from_pretrained(causal, tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
+    module = make_echo(str(tmp_path / "tied"), device="cpu")[0]
+    assert module.head.weight is module.model.get_input_embeddings().weight
+
+
 def test_an_index_of_it_is_searched(rtk, echo, beir_folder, tmp_path):
     echo.save_pretrained(str(tmp_path / "echo"), create_model_card=False)
     folder = beir_folder(corpus=[{"_id": str(n), "text": text} for n, text in enumerate(TEXTS[:3])], qrels={})

@@ -387,6 +387,21 @@ def test_a_head_with_missing_weights_is_refused(config: dict[str, Any], tiny_mod
         shaped({**config, "model": str(folder)})
 
 
+@pytest.mark.parametrize("query", ["model", "bag"])  # a bag beside the model makes a Router, which has subfolders
+def test_a_saved_encoder_with_missing_weights_is_refused(query: str, config: dict[str, Any], tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    config["loss"] = [config["loss"][0], config["loss"][2]]  # a bag has nothing to regularise
+    folder = shaped({**config, "sparse": {"query": query}, "output": str(tmp_path / "saved")})
+    shaped({**config, "model": str(folder), "sparse": {}})
+    file = next(folder.rglob("model.safetensors"))
+    assert (file.parent == folder) == (query == "model")
+    kept = {name: value for name, value in load_file(file).items() if not name.startswith("cls.")}
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights of it: cls\.predictions\.bias"):
+        shaped({**config, "model": str(folder), "sparse": {}})
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [

@@ -47,7 +47,8 @@ class EchoTransformer(Transformer):
         kwargs: sentence-transformers' own; `query_length` and `document_length` bound each copy.
 
     Raises:
-        ConfigError: a bad template, or a model whose logits are more than its head's product.
+        ConfigError: a bad template, a checkpoint without its language-model head or other weights, or a model whose
+            logits are more than its head's product.
     """
 
     config_keys = [*Transformer.config_keys, "templates", "activation_function", "logit_scale"]  # noqa: RUF012
@@ -76,6 +77,17 @@ class EchoTransformer(Transformer):
         self.tokenizer.padding_side = "right"
         if not isinstance(self.model.get_output_embeddings(), nn.Linear):
             raise ConfigError(f"{type(self.model).__name__} has no linear language-model head to take weights from")
+
+    def _load_model(self, model_name_or_path: str, *arguments: Any, **settings: Any) -> Any:
+        """As above us; weights that the files lack would be random ones, others at each load."""
+        model, found = super()._load_model(model_name_or_path, *arguments, **settings, output_loading_info=True)
+        if found["missing_keys"]:
+            raise ConfigError(
+                f"{model_name_or_path!r} lacks weights of {type(model).__name__}: "
+                f"{', '.join(sorted(found['missing_keys'])[:8])}. They would be random, and others at each load. Take "
+                "a checkpoint that was saved with its language-model head (…ForCausalLM)"
+            )
+        return model
 
     @property
     def head(self) -> nn.Linear:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from ...errors import ConfigError
+from ...files import read_json
 from ..encoders.inference_free import query_module
 from ..encoders.lean_head import pool_under_head
 from ..encoders.own_modules import load_sparse
@@ -37,10 +37,14 @@ def load_sparse_encoder(path: str, config: TrainConfig) -> SparseEncoder:
     """The model at `path` as a SPLADE encoder, as `config.sparse` and `config.lengths` want it.
 
     Raises:
-        ConfigError: it does not load, has no masked-LM head, or cannot be what the block asks for.
+        ConfigError: it does not load, has no masked-LM head or not all weights of it, or cannot be what the block asks
+            for.
     """
     try:
-        if not _is_saved_encoder(path):
+        if _is_saved_encoder(path):
+            for folder in _heads(path):
+                _check_weights(path, folder)
+        else:
             check_masked_lm(path)
         model = load_sparse(path)
     except (OSError, ValueError) as error:
@@ -58,13 +62,25 @@ def _is_saved_encoder(path: str) -> bool:
 
 def has_masked_lm(path: str) -> bool:
     """Whether a checkpoint was saved with a masked-LM head: a transformer's own, or a sparse encoder's."""
-    modules = load_file_path(path, "modules.json")
-    if modules is not None:
-        first = json.loads(Path(modules).read_text(encoding="utf-8"))[0]
-        settings = load_file_path(path, "sentence_bert_config.json", subfolder=first["path"])
-        found = {} if settings is None else json.loads(Path(settings).read_text(encoding="utf-8"))
-        return found.get("transformer_task") == "fill-mask"
+    if _is_saved_encoder(path):
+        return bool(_heads(path))
     return any(name.endswith("ForMaskedLM") for name in _architectures(path))
+
+
+def _heads(path: str) -> list[str]:
+    """The folders, within a saved encoder's, of the masked language models that read its texts: the first module's, or
+    those of a Router's routes."""
+    first = _json(path, "modules.json")[0]["path"]
+    routes = _json(path, "router_config.json", first).get("types", {})
+    folders = [PurePosixPath(first, route).as_posix() for route in routes] or [first]
+    tasks = {folder: _json(path, "sentence_bert_config.json", folder).get("transformer_task") for folder in folders}
+    return [folder for folder, task in tasks.items() if task == "fill-mask"]
+
+
+def _json(path: str, name: str, folder: str = "") -> Any:
+    """What a file of a saved encoder holds; nothing where it is not there."""
+    found = load_file_path(path, name, subfolder=folder)
+    return {} if found is None else read_json(found)
 
 
 def check_masked_lm(path: str) -> None:
@@ -80,10 +96,16 @@ def check_masked_lm(path: str) -> None:
             f"model: {path!r} is a {' + '.join(_architectures(path)) or 'model of unknown architecture'} without a "
             f"masked-LM head, which gives the weights of the vocabulary's terms. {_REMEDY}"
         )
-    _, found = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True)
+    _check_weights(path)
+
+
+def _check_weights(path: str, folder: str = "") -> None:
+    """Refuse a masked language model whose file lacks weights; `folder` is its place in a saved encoder."""
+    network, found = AutoModelForMaskedLM.from_pretrained(path, subfolder=folder, output_loading_info=True)
     if found["missing_keys"]:
+        place = f"{path!r} ({folder})" if folder else repr(path)
         raise ConfigError(
-            f"model: {path!r} calls itself {_architectures(path)[0]}, but lacks weights of it: "
+            f"model: {place} calls itself {type(network).__name__}, but lacks weights of it: "
             f"{', '.join(sorted(found['missing_keys'])[:8])}. They would begin at random. {_REMEDY}"
         )
 
