@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from sentence_transformers import SparseEncoder  # noqa: E402
+from tokenizers.normalizers import BertNormalizer  # noqa: E402
+from tokenizers.processors import BertProcessing  # noqa: E402
 
-from rtk.errors import ConfigError, IndexMismatch  # noqa: E402
+from rtk.errors import ConfigError, DataError, IndexMismatch  # noqa: E402
 from rtk.retrieval.encoders import as_encoder, load_encoder  # noqa: E402
 from rtk.retrieval.encoders.idf import compute_idf, uniform_idf  # noqa: E402
 from rtk.retrieval.encoders.inference_free import (  # noqa: E402
@@ -194,6 +197,43 @@ def test_two_vocabularies_are_refused(model):
     model[0].sub_modules["query"][0] = query_module(toy_tokenizer(), np.ones(6))
     with pytest.raises(ConfigError, match="not one vocabulary"):
         as_encoder(model).encode_query(["the"])
+
+
+def test_queries_cut_by_other_rules_are_refused(model):
+    cased = copy.deepcopy(model.tokenizer)
+    cased.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
+    assert cased.get_vocab() == model.tokenizer.get_vocab()
+    model[0].sub_modules["query"][0] = query_module(cased, np.ones(len(cased)))
+    with pytest.raises(ConfigError, match="they differ in normalizer"):
+        as_encoder(model).encode_query(["Protein Cell"])
+
+
+def test_what_cuts_nothing_may_differ(model, table):
+    plain = copy.deepcopy(model.tokenizer)
+    plain.backend_tokenizer.post_processor = BertProcessing(("[CLS]", 2), ("[SEP]", 3))
+    expected = as_encoder(model).encode_query(["the protein"]).toarray()
+    model[0].sub_modules["query"][0] = query_module(plain, table.weights())
+    assert np.array_equal(as_encoder(model).encode_query(["the protein"]).toarray(), expected)
+
+
+def test_other_pieces_at_equal_size_are_refused(model):
+    from transformers import BertTokenizerFast
+
+    pieces = model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer)))
+    pieces[-2:] = pieces[:-3:-1]
+    swapped = BertTokenizerFast(vocab={piece: number for number, piece in enumerate(pieces)})
+    model[0].sub_modules["query"][0] = query_module(swapped, np.ones(len(pieces)))
+    with pytest.raises(ConfigError, match=f"numbers other pieces.*{len(pieces) - 2} is '{pieces[-2]}' there"):
+        as_encoder(model).encode_query(["the"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_table_with_a_weight_that_is_no_number_is_refused(model, value):
+    protein = model.tokenizer.convert_tokens_to_ids("protein")
+    with torch.no_grad():
+        model[0].sub_modules["query"][0].weight[protein] = value
+    with pytest.raises(DataError, match=f"1 of the .* the first is {value}, of the piece 'protein'"):
+        as_encoder(model).encode_query(["the protein"])
 
 
 # --- from a collection to a ranking ---

@@ -22,8 +22,8 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import Tensor, nn
 
-from ...errors import ConfigError, IndexMismatch
-from .fingerprint import tokenizer_fingerprint
+from ...errors import ConfigError, DataError, IndexMismatch
+from .fingerprint import cutting_differences, tokenizer_fingerprint
 from .idf import IdfTable, pieces, special_ids
 from .sides import Task, side_modules, transformer_of
 
@@ -129,9 +129,20 @@ def static_vectors(table: SparseStaticEmbedding, texts: Sequence[str], *, prompt
     """The set of each text's pieces, weighted: CSR float32 (n, V), made without a tensor of that shape.
 
     What plain sentence-transformers computes, but for weights below 0 (of a learned table), which count as 0.
+
+    Raises:
+        DataError: a weight of the table is not finite.
     """
-    weights = table.weight.detach().float().cpu().numpy().clip(min=0)
     tokenizer: Any = table.tokenizer
+    weights = table.weight.detach().float().cpu().numpy()
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of the {len(weights)} weights of the query table are not finite; the first is "
+            f"{weights[bad[0]]}, of the piece {tokenizer.convert_ids_to_tokens(int(bad[0]))!r}. Give the model another "
+            "table (rtk idf), or take a checkpoint from before its training went wrong"
+        )
+    weights = weights.clip(min=0)
     limit = tokenizer.model_max_length
     length = limit if limit < 1 << 30 else None  # tokenizers say 1e30 for "no limit"
     rows: list[list[int]] = []
@@ -152,7 +163,7 @@ def static_vectors(table: SparseStaticEmbedding, texts: Sequence[str], *, prompt
 
 
 def check_vocabularies(model: SparseEncoder, table: SparseStaticEmbedding, dimension: int) -> None:
-    """Whether a table of queries numbers pieces as the documents' vectors do.
+    """Whether a table of queries numbers pieces, and cuts texts into them, as the documents' vectors have it.
 
     Raises:
         ConfigError: it does not.
@@ -171,8 +182,13 @@ def check_vocabularies(model: SparseEncoder, table: SparseStaticEmbedding, dimen
             "the query side's tokenizer numbers other pieces than the document side's"
             + ("" if differing is None else f": {differing} is {own[differing]!r} there and {others[differing]!r} here")
         )
-    if tokenizer_fingerprint(table.tokenizer) != tokenizer_fingerprint(reader.tokenizer):
-        _LOG.warning("queries and documents are cut into pieces by different rules; common words may not meet")
+    differing_rules = cutting_differences(table.tokenizer, reader.tokenizer)
+    if differing_rules:
+        raise ConfigError(
+            "the query side's tokenizer cuts texts into the same pieces by other rules than the document side's, so "
+            f"that words in common may not meet: they differ in {', '.join(differing_rules)}. Give the query side the "
+            "documents' tokenizer (rtk idf makes its table)"
+        )
 
 
 def _relu(module: nn.Module, inputs: Any, output: dict[str, Tensor]) -> dict[str, Tensor]:
