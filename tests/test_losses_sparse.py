@@ -10,14 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from rtk.errors import BackendError
 from rtk.retrieval.losses.batch import DenseBatch
 from rtk.retrieval.losses.context import LossContext
 from rtk.retrieval.losses.contrastive import info_nce
 from rtk.retrieval.losses.dense_terms import DENSE_TERMS
 from rtk.retrieval.losses.distillation import kl_distillation, margin_mse, margin_mse_lists
+from rtk.retrieval.losses.modules import InBatchLoss
 from rtk.retrieval.losses.options import LOSSES
 from rtk.retrieval.losses.ranking import rank_net
 from rtk.retrieval.losses.regularisation import active_terms, anti_collapse, expected_flops, flops, l1, schedule
+from rtk.retrieval.losses.sparse_options import ActiveLimits
+from rtk.retrieval.losses.sparse_watch import ActiveWatch
 
 FOLDER = Path(__file__).parent / "goldens" / "sparse"
 REGULARISERS = json.loads((FOLDER / "regularisers.json").read_text())
@@ -355,3 +359,27 @@ def test_a_regulariser_follows_the_clock_and_tells_its_weight():
         told = context.metrics.take()
         assert told["flops-document-lambda"] == pytest.approx(0.5 * share)
         assert told["flops-document"] == pytest.approx(whole)
+
+
+# --- what is watched ---
+
+
+@pytest.mark.parametrize("dead", ["query", "document"])
+def test_a_side_without_a_term_is_told_at_once_where_the_loss_divides_by_it(dead: str):
+    alone, zeros = torch.ones(2, 5), torch.zeros(2, 5)
+    columns = [zeros, alone] if dead == "query" else [alone, zeros]
+    context = LossContext(torch.nn.Linear(1, 1))
+    context.clock.step, context.clock.total = 3, 1000  # between two looks
+    options = [LOSSES["infonce"].options(name="infonce", similarity="dot")]
+    dividing = [*options, LOSSES["anti-collapse"].options(name="anti-collapse")]
+
+    def loss(chosen: list[Any]) -> InBatchLoss:
+        return InBatchLoss(torch.nn.Identity(), chosen, context, watch=ActiveWatch(ActiveLimits(), chosen, context))
+
+    with pytest.raises(BackendError, match=f"step 4: the representations of {dead} have collapsed.*anti-collapse"):
+        loss(dividing).from_embeddings(columns, {})
+    assert loss(options).from_embeddings(columns, {})["infonce"].isfinite()  # a batch of odd texts may be empty
+    one = torch.zeros(2, 5)
+    one[1, 2] = 1.0
+    columns = [one, alone] if dead == "query" else [alone, one]
+    assert loss(dividing).from_embeddings(columns, {})["anti-collapse"].isfinite()

@@ -16,6 +16,11 @@ from .sparse_options import ActiveLimits, RegulariserOptions
 
 __all__ = ["ActiveWatch"]
 
+_DEAD = (
+    "A relu that is zero everywhere has no gradient and stays so. Take a smaller weight for flops or l1, more steps "
+    "until it is reached, a lower learning rate"
+)
+
 
 class ActiveWatch:
     """Logs active-query, active-document and flops of the whole batch, and stops a training that breaks a limit.
@@ -29,15 +34,19 @@ class ActiveWatch:
     def __init__(self, limits: ActiveLimits, options: Sequence[LossOptions], context: LossContext) -> None:
         self.limits, self.context = limits, context
         self.regularisers = [item for item in options if isinstance(item, RegulariserOptions)]
+        self._divides = any(item.name == "anti-collapse" for item in options)
         self._looked, self._broken = -1, 0
 
     def __call__(self, batch: DenseBatch) -> None:
         """Look, where it is time to.
 
         Raises:
-            BackendError: a limit was broken `patience` times in a row; says which, and what to change.
+            BackendError: a limit was broken `patience` times in a row, or anti-collapse meets a side without a term,
+                which it divides by; says which, and what to change.
         """
         step = self.context.clock.step
+        if self._divides:  # at every step: the loss is infinite at once, whatever the patience
+            self._refuse_zeros(batch, step)
         if step % self.limits.every or step == self._looked:
             return
         self._looked = step
@@ -53,15 +62,22 @@ class ActiveWatch:
         if reason and self._broken >= self.limits.patience:
             raise BackendError(f"training stopped at step {step + 1}: {reason}")
 
+    def _refuse_zeros(self, batch: DenseBatch, step: int) -> None:
+        sides = {"query": gather_constant(active_terms(batch.queries)), "document": active_terms(batch.documents)}
+        dead = [side for side, counts in sides.items() if not bool(counts.any())]
+        if dead:
+            raise BackendError(
+                f"training stopped at step {step + 1}: the representations of {' and '.join(dead)} have collapsed: not "
+                f"one term of this batch is active, and anti-collapse divides by their sum. {_DEAD}, or a larger batch."
+            )
+
     def _reason(self, found: dict[str, float], vocabulary: int, step: int) -> str | None:
         """What is wrong with these mean numbers of active terms, if anything."""
         dead = [side for side, active in found.items() if active < self.limits.least]
         if dead:
             return (
                 f"the representations of {' and '.join(dead)} have collapsed: {found[dead[0]]:.2f} active terms on "
-                f"average, below sparse.active.least ({self.limits.least:g}). A relu that is zero everywhere has no "
-                "gradient and stays so. Take a smaller weight for flops or l1, more steps until it is reached, a lower "
-                "learning rate, or add the loss anti-collapse."
+                f"average, below sparse.active.least ({self.limits.least:g}). {_DEAD}, or add the loss anti-collapse."
             )
         full = max((item.resolved_steps(self.context.clock.total) for item in self.regularisers), default=step + 1)
         sides = {side for item in self.regularisers for side in (item.side, *(found if item.side == "both" else ()))}
