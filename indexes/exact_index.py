@@ -51,9 +51,9 @@ class Work:
 class ExactIndex:
     """Exact top-k of sparse vectors by inner product.
 
-    A score is the float32 nearest to the float64 sum of the products, added in order of terms; ties go to the lower
-    row. A document is a hit if it shares a term with the query, even where its score rounds to zero; others are never
-    returned.
+    A score is the float32 nearest to the float64 sum of the products, added as four interleaved sums over the
+    document's terms in order, whatever the search; ties go to the lower row. A document is a hit if it shares a term
+    with the query, even where its score rounds to zero; others are never returned.
 
     Args:
         layout: the arrays.
@@ -65,7 +65,7 @@ class ExactIndex:
     def __init__(self, layout: Layout, ids: Ids, *, threads: int | None = None, folder: Path | None = None) -> None:
         self.layout, self.ids, self.folder = layout, ids, folder
         self._largest = layout.scale * 255
-        self.threads = check_threads({"threads": threads or len(os.sched_getaffinity(0))})
+        self.threads = check_threads({"threads": len(os.sched_getaffinity(0)) if threads is None else threads})
 
     def __len__(self) -> int:
         return len(self.ids)

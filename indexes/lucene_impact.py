@@ -41,7 +41,8 @@ DEFAULTS: dict[str, Any] = {"factor": 100.0, "query_factor": 100.0}
 EMPTY = "empty"
 """The token of a document whose weights all round to zero, so that it is in Lucene's statistics."""
 LIMIT = 1 << 20
-"""Whole weights in a document add up to its length, which Lucene counts in 31 bits."""
+"""Of a whole weight. A document's add up to its length, which Lucene counts in 31 bits; a query's cost time, since
+Anserini repeats a token as often as its weight says: seconds a term at the limit."""
 _QUERIES = 500
 _DELIMITER = "|"
 _FIELD = "(Ljava/lang/String;Ljava/lang/CharSequence;Lorg/apache/lucene/index/IndexableFieldType;)V"  # of five that fit
@@ -81,7 +82,12 @@ class LuceneImpactIndex:
             raise ConfigError(f"k is {k}, expected at least 0")
         checked = canonical(queries, self.dimension, "queries")
         factor = float((options or {}).get("query_factor", self.query_factor))
-        whole, _ = Quantiser(factor, np.iinfo(np.int32).max)(checked)
+        whole, clipped = Quantiser(factor, LIMIT)(checked)
+        if clipped:
+            logger.warning(
+                "%d query weights were cut to %d, so scores are too low; take a smaller query_factor than %g",
+                clipped, LIMIT, factor,
+            )  # fmt: skip
         count = len(whole.indptr) - 1
         check_exclude(exclude, count)
         extra = 0 if exclude is None else max(map(len, exclude), default=0)

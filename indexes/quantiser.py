@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 
 __all__ = ["Quantiser"]
+
+_TOO_LARGE = 2.0**63  # the first float64 that int64 lacks
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,21 @@ class Quantiser:
             raise ConfigError(f"the quantisation factor is {self.factor!r}, expected a number above 0")
 
     def __call__(self, vectors: csr_matrix) -> tuple[csr_matrix, int]:
-        """Whole weights as int64 (n, vocabulary), and how many were cut to the limit."""
+        """Whole weights as int64 (n, vocabulary), and how many were cut to the limit.
+
+        Raises:
+            DataError: a whole weight that 64 bits do not hold.
+        """
         whole = np.rint(vectors.data.astype(np.float64) * self.factor)
         clipped = 0 if self.limit is None else int((whole > self.limit).sum())
         if self.limit is not None:
             whole = np.minimum(whole, self.limit)
+        over = ~(whole < _TOO_LARGE)  # NaN too
+        if over.any():
+            raise DataError(
+                f"the weight {vectors.data[over][0]} of term {vectors.indices[over][0]}, times the factor "
+                f"{self.factor:g}, is no whole number that 64 bits hold; take a smaller factor"
+            )
         result = csr_matrix((whole.astype(np.int64), vectors.indices, vectors.indptr), shape=vectors.shape, copy=True)
         result.eliminate_zeros()
         return result, clipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from rtk.errors import ConfigError, DataError
 from rtk.ids import Ids
-from rtk.indexes import BuildPlan, build_lexical, build_sparse, parse_backend
+from rtk.indexes import BuildPlan, build_lexical, build_sparse, open_index, parse_backend
 
 pytest.importorskip("numba", reason="the sparse extra is not installed")
 
@@ -126,6 +127,16 @@ def test_threads_and_counts(tmp_path: Path) -> None:
     assert (work.postings <= whole).all()
     assert (work.documents >= 10).all()
     assert (work.documents < 300).all()  # bounds of documents are close: few need an exact score
+
+
+def test_no_threads_are_refused_wherever_they_are_said(tmp_path: Path) -> None:
+    index = build(tmp_path / "index", sp.random(9, 5, 0.5, format="csr", random_state=0, dtype=np.float32))
+    assert index.threads == len(os.sched_getaffinity(0))
+    for threads in (0, -1):
+        with pytest.raises(ConfigError, match=f"threads is {threads}, expected"):
+            open_index(tmp_path / "index", threads=threads)
+        with pytest.raises(ConfigError, match=f"threads is {threads}, expected"):
+            index.search(sp.csr_matrix((1, 5), dtype=np.float32), 3, options={"threads": threads})
 
 
 def test_stored_vectors_come_back(tmp_path: Path) -> None:

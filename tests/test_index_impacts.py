@@ -15,6 +15,7 @@ from rtk.errors import BackendError, ConfigError, DataError
 from rtk.extras import available
 from rtk.ids import Ids
 from rtk.indexes import BuildPlan, append, build_sparse, delete, open_index, parse_backend, read_manifest
+from rtk.indexes.lucene_impact import LIMIT
 from rtk.indexes.quantiser import Quantiser
 
 lucene = pytest.mark.skipif(not available("pyserini"), reason="the lucene extra is not installed")
@@ -71,6 +72,14 @@ def test_the_quantiser_counts_what_it_cuts() -> None:
         Quantiser(0)
 
 
+def test_the_quantiser_refuses_what_64_bits_do_not_hold() -> None:
+    one = csr_matrix(np.float32([[0, 1000.0]]))
+    with pytest.raises(DataError, match=r"1000\.0 of term 1, times the factor 1e\+18.*smaller factor"):
+        Quantiser(1e18)(one)
+    assert Quantiser(2.0**53)(one)[0].data.tolist() == [1000 * 2**53]
+    assert Quantiser(1e18, 255)(one)[0].data.tolist() == [255]
+
+
 @lucene
 @pytest.mark.lucene
 def test_impacts_score_as_pyserini_without_a_least_idf(tmp_path: Path) -> None:
@@ -123,6 +132,17 @@ def test_cut_weights_and_factors_are_recorded(tmp_path: Path) -> None:
     build(tmp_path / "index", weights({"cat": 20000, "dog": 1}), "lucene")
     settings = read_manifest(tmp_path / "index").settings
     assert (settings["factor"], settings["query_factor"], settings["clipped"]) == (100.0, 100.0, 1)
+
+
+@lucene
+@pytest.mark.lucene
+def test_query_weights_that_are_cut_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = build(tmp_path / "index", weights(*DOCUMENTS), "lucene")
+    index.search(weights({"cat": 1}), 3)
+    assert "query weights" not in caplog.text
+    hits = index.search(weights({"cat": 1e8}, {"dog": 1}), 3)
+    assert f"1 query weights were cut to {LIMIT}" in caplog.text
+    assert hits.scores[0, 0] == pytest.approx(120 * LIMIT / 100)
 
 
 @seismic
