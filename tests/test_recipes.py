@@ -198,6 +198,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path):
 
 def test_braces_are_filled_at_any_depth_and_a_name_alone_keeps_its_type():
     assert fill({"a": ["{seed}", "x-{seed}"], "b": 3}, {"seed": "7"}) == {"a": [7, "x-7"], "b": 3}
+    assert fill("Query: {{text}}", {}) == "Query: {text}", "as in a command, also where no name stands"
 
 
 def test_the_mean_over_seeds_is_query_by_query():

@@ -204,10 +204,13 @@ def _parse(text: str, where: str | Path) -> Recipe:
 
 
 def fill(value: Any, names: Mapping[str, str]) -> Any:
-    """Put values for the names in braces, at any depth. A text that is one name alone becomes YAML ("{seed}" → 1)."""
+    """Put values for the names in braces, at any depth; doubled braces become single ones.
+
+    A text that is one name alone becomes YAML ("{seed}" → 1).
+    """
     if isinstance(value, str):
         used = _names(value)
-        text = value.format_map(names) if used else value
+        text = value.format_map(names)
         return yaml.safe_load(text) if len(used) == 1 and value == f"{{{used[0]}}}" else text
     if isinstance(value, Mapping):
         return {key: fill(item, names) for key, item in value.items()}
