@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, save_npz
 from scipy.sparse import random as random_sparse
 
 from rtk.errors import BackendError, ConfigError, DataError
@@ -178,3 +181,72 @@ def test_a_sparse_index_is_not_changed_as_if_it_were_a_lexical_one(tmp_path: Pat
     with pytest.raises(BackendError, match=r"sparse index \(lucene\) cannot delete"):
         delete(tmp_path / "impacts", ["d0"])
     assert len(open_index(tmp_path / "impacts", verify=True).ids) == len(DOCUMENTS)
+
+
+# --- killed while the engine works ---
+
+KILLED = """
+import importlib, os, signal, sys
+from scipy.sparse import load_npz
+from rtk.ids import Ids
+from rtk.indexes import BuildPlan, build_sparse, parse_backend
+backend, documents, out, module, function, call = sys.argv[1:]
+engine, calls = importlib.import_module("rtk.indexes." + module), []
+real = getattr(engine, function)
+def then_killed(*arguments):
+    result = real(*arguments)
+    calls.append(function)
+    if len(calls) == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(engine, function, then_killed)
+matrix = load_npz(documents)
+ids = Ids([f"d{row}" for row in range(matrix.shape[0])])
+plan = BuildPlan(parse_backend(backend), shard_size=200)
+build_sparse(out, ids, lambda start, stop: matrix[start:stop], plan=plan)
+"""
+
+
+def moment(backend: str, module: str, function: str, call: str, name: str) -> Any:
+    marks = [lucene, pytest.mark.lucene] if backend == "lucene" else [seismic]
+    return pytest.param(backend, module, function, call, marks=marks, id=f"{backend} {name}")
+
+
+@pytest.mark.parametrize(
+    ("backend", "module", "function", "call"),
+    [
+        moment("seismic", "seismic_index", "_narrow", "2", "before it builds"),
+        moment("seismic", "seismic_index", "fsync_dir", "1", "with its file"),
+        moment("lucene", "lucene_impact", "_token_lines", "3", "among documents"),
+        moment("lucene", "lucene_impact", "_add_documents", "1", "after its commit"),
+    ],
+)
+def test_a_build_that_was_killed_in_the_engine_equals_an_undisturbed_one(
+    backend: str, module: str, function: str, call: str, tmp_path: Path
+) -> None:
+    documents = random_sparse(1000, 300, 0.03, format="csr", random_state=0, dtype=np.float32)
+    save_npz(tmp_path / "documents.npz", documents)
+    arguments = [backend, str(tmp_path / "documents.npz"), str(tmp_path / "cut"), module, function, call]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=tmp_path, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with pytest.raises(DataError, match="run the same command again to resume"):
+        open_index(tmp_path / "cut")
+    if backend == "seismic":  # what a kill while the file is saved leaves
+        (tmp_path / "cut" / "seismic" / "new.index.seismic").write_bytes(b"half")
+
+    def encode(start: int, stop: int) -> csr_matrix:
+        raise AssertionError("the shards were finished; they are not encoded again")
+
+    plan = BuildPlan(parse_backend(backend), shard_size=200)
+    build_sparse(tmp_path / "cut", Ids([f"d{row}" for row in range(1000)]), encode, plan=plan)
+    whole, again = build(tmp_path / "whole", documents, backend), open_index(tmp_path / "cut", verify=True)
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*"))
+             for folder in (tmp_path / "whole", tmp_path / "cut")]  # fmt: skip
+    assert files[0] == files[1]
+    manifests = [read_manifest(tmp_path / name).model_dump() for name in ("whole", "cut")]
+    assert manifests[0].keys() == manifests[1].keys()
+    different = {key for key, value in manifests[0].items() if value != manifests[1][key]}
+    assert different <= {"files"}  # neither engine writes the same bytes twice, undisturbed or not
+    expected, found = (index.search(documents[::7], 20) for index in (whole, again))
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.scores, expected.scores)
