@@ -180,14 +180,13 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
 _RANKS = """
 import json, os, sys
 from pathlib import Path
+import numpy as np
 import torch
 torch.set_num_threads(1)
 from rtk.retrieval.training import policy_rewards
 from rtk.retrieval.training.loops import Progress
 from rtk.retrieval.training.trainer import train
-def anything(completions, labels):
-    return torch.tensor([float(sum(map(ord, text)) % 7) for text in completions])
-policy_rewards.prorank_reward = anything
+policy_rewards.score_rollouts = lambda completions, form: np.asarray([sum(map(ord, text)) % 7 for text in completions])
 begun, stopping = [], False
 def begin(self, arguments, state, control, **settings):
     begun.append(state.global_step)
@@ -207,7 +206,9 @@ Path(sys.argv[2] + os.environ["RANK"]).write_text(json.dumps(begun))
 
 
 def test_every_process_goes_on_from_the_checkpoint(config: dict, tmp_path: Path, run_on_ranks: Callable[..., None]):
-    given = {**config, "trainer": {**config["trainer"], "per_device_train_batch_size": 4}}
+    """ERank's reward, which refuses to be called with a part of a query."""
+    given = {**rewarded(config, "erank"), "sampling": {"window": 3}}
+    given["trainer"] = {**config["trainer"], "per_device_train_batch_size": 6}
     (tmp_path / "ranks.py").write_text(_RANKS)
     (tmp_path / "ranks.json").write_text(json.dumps([{**given, "output": str(tmp_path / "whole")}, given]))
     run_on_ranks(tmp_path / "ranks.py", tmp_path / "ranks.json", tmp_path / "begun")

@@ -213,7 +213,7 @@ def _references(path: str, pairs: Any, collection: Collection, split: str) -> np
     run = one_list_each(read_run(path), "a supervised model's scores")
     if "raw" not in run.columns:
         raise DataError(
-            "no column `raw`: the supervised model's scores themselves; write the run by `rtk rerank` as .parquet",
+            "no column `raw`, the supervised model's scores themselves: write the run by `rtk rerank --raw` (.parquet)",
             path=path,
         )
     found, _ = run_pairs(run, collection, split)

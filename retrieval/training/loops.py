@@ -166,8 +166,8 @@ class _Loop(AdapterCheckpoints):
         if state:
             save_file(state, str(Path(output_dir or trainer.args.output_dir) / LOSS_FILE))
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        super()._load_from_checkpoint(checkpoint_path)
+    def _load_from_checkpoint(self, checkpoint_path: str, *wrapped: Any) -> None:
+        super()._load_from_checkpoint(checkpoint_path, *wrapped)
         loss = cast(Any, self).loss
         expected = own_state(loss)
         if expected:

@@ -149,9 +149,9 @@ class AdapterCheckpoints:
         if has_adapters(trainer.model):
             save_trained(trainer.model, Path(output_dir or trainer.args.output_dir))
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+    def _load_from_checkpoint(self, checkpoint_path: str, *wrapped: Any) -> None:
         model = cast(Any, self).model
         if has_adapters(model):
             load_trained(model, Path(checkpoint_path))
         else:
-            cast(Any, super())._load_from_checkpoint(checkpoint_path)
+            cast(Any, super())._load_from_checkpoint(checkpoint_path, *wrapped)

@@ -139,7 +139,7 @@ class ERank(_Scored):
         if len(wrong):
             raise DataError(
                 f"data.runs.teachers: query {window.query!r}: a score of {float(wrong[0]):g}; ERank's lie from 0 to "
-                f"{cls.form.most}. Give a run of `rtk rerank --reranker erank` with the supervised model"
+                f"{cls.form.most}. Give a run of `rtk rerank --reranker erank --raw` with the supervised model"
             )
         told = zip(_relevant(window).tolist(), reference.tolist(), strict=True)
         yield Asked(window.passages, tuple({"relevant": relevant, "reference": score} for relevant, score in told))
