@@ -49,14 +49,14 @@ def _grid(frame: _Frame, ticks: Sequence[float]) -> list[str]:
     return parts
 
 
-def line_plot(curves: Mapping[str, Sequence[tuple[int, float]]], *, x_label: str, y_label: str) -> str:
+def line_plot(curves: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str) -> str:
     """Lines of (depth, value) over a logarithmic depth, with a legend beside and a hover title at every point."""
     depths = sorted({depth for curve in curves.values() for depth, _ in curve})
     top = max((value for curve in curves.values() for _, value in curve), default=1.0)
     frame = _Frame(58, 16, 520, 260, 0.0, min(1.0, math.ceil(max(top, 0.05) * 10.5) / 10))
     span = math.log10(depths[-1] / depths[0]) if len(depths) > 1 else 1.0
 
-    def x(depth: int) -> float:
+    def x(depth: float) -> float:
         return frame.left + 10 + (frame.width - 20) * (math.log10(depth / depths[0]) / span)
 
     parts = _grid(frame, nice_ticks(frame.low, frame.high))
