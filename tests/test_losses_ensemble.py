@@ -57,6 +57,16 @@ def test_a_constant_teacher_leaves_the_mean_of_its_query_only():
     assert torch.equal(targets[1], ensemble_targets(torch.stack([DENSE, SPARSE]))[0][1])
 
 
+def test_a_teacher_without_a_score_is_left_out_but_no_constant_one():
+    silent = torch.full((1, 2, 3), torch.nan)
+    targets, dropped = ensemble_targets(torch.cat([DENSE[None], silent]))
+    assert not dropped.any()
+    assert torch.equal(targets, ensemble_targets(DENSE[None])[0])
+    one = torch.full((1, 2, 3), torch.nan)
+    one[0, 0, 1] = 2.0  # the only score of a list is a constant one
+    assert ensemble_targets(torch.cat([DENSE[None], one]))[1].tolist() == [[False, False], [True, False]]
+
+
 def test_as_published_a_constant_teacher_halves_the_spread():
     constant = torch.full((1, 2, 3), 4.0)
     targets, dropped = ensemble_targets(constant, drop_constant=False)
@@ -125,7 +135,10 @@ def test_vectors_learn_from_the_ensemble(caplog):
     found = loss.from_embeddings(columns, side)["ensemble-kl"]
     scores = torch.stack([(columns[0] * column).sum(dim=1) for column in columns[1:]], dim=1)
     assert torch.allclose(found, ensemble_distillation(scores, torch.stack([side["a"], side["b"]])))
-    assert context.metrics.take()["ensemble-kl-constant-teachers"] == 1.0
+    loss.from_embeddings(columns, side)
+    assert context.metrics.take()["ensemble-kl-constant-teachers"] == 2  # it adds up, where values are averaged
+    loss.from_embeddings(columns, side)
+    assert context.metrics.take()["ensemble-kl-constant-teachers"] == 1
     assert not caplog.text
 
 

@@ -20,7 +20,8 @@ def ensemble_targets(teachers: Tensor, *, scale: float = 30.0, drop_constant: bo
     """S · mean over k of (s_k − min s_k) / (max s_k − min s_k + 1e-6), over each query's candidates.
 
     A teacher that gives all candidates of a query the same score says nothing there. The published code averages its
-    zeros in, which takes half the spread away from two teachers; here it leaves the mean of that query.
+    zeros in, which takes half the spread away from two teachers; here it leaves the mean of that query, and is counted.
+    One without any score in a query is not in its mean either; it is no constant one, and is not counted.
 
     Args:
         teachers: (K, B, N) raw scores, NaN where unscored.
@@ -29,7 +30,7 @@ def ensemble_targets(teachers: Tensor, *, scale: float = 30.0, drop_constant: bo
 
     Returns:
         (B, N) float32 in [0, S], NaN for a document that a teacher in the mean has not scored, and everywhere in a list
-        without such a teacher; and which teachers were dropped, (K, B) bool.
+        without such a teacher; and which teachers were dropped for being constant, (K, B) bool.
     """
     values, known = scored(teachers)
     infinity = torch.full_like(values, torch.inf)
@@ -42,7 +43,8 @@ def ensemble_targets(teachers: Tensor, *, scale: float = 30.0, drop_constant: bo
     count = kept.sum(dim=0)  # (B, 1)
     mean = torch.where(kept, normalised, torch.zeros_like(values)).sum(dim=0) / count.clamp(min=1)
     unknown = (kept & ~known).any(dim=0) | (count == 0)
-    return torch.where(unknown, torch.nan, scale * mean), constant.squeeze(-1) & torch.tensor(drop_constant)
+    dropped = (constant & known.any(dim=-1, keepdim=True)).squeeze(-1) & drop_constant
+    return torch.where(unknown, torch.nan, scale * mean), dropped
 
 
 def ensemble_distillation(student: Tensor, teachers: Tensor, *, scale: float = 30.0) -> Tensor:

@@ -82,11 +82,11 @@ class StoredTeachers:
 
 
 class EnsembleTeachers(StoredTeachers):
-    """The targets of `ensemble.ensemble_targets` of the teachers that the options name; logs how many were constant."""
+    """The targets of `ensemble.ensemble_targets` of the teachers that the options name; counts the constant ones."""
 
     def __init__(self, options: EnsembleOptions, context: LossContext) -> None:
         super().__init__(options, context)
-        self._scale, self._warned = options.teacher_scale, False
+        self._scale, self._warned, self._count = options.teacher_scale, False, context.count
 
     def join(self, columns: Tensor) -> Tensor:
         if columns.shape[2] == 2 and not self._warned:
@@ -97,7 +97,7 @@ class EnsembleTeachers(StoredTeachers):
                 self._name,
             )
         targets, dropped = ensemble_targets(columns, scale=self._scale)
-        self._log(f"{self._name}-constant-teachers", float(dropped.sum()))
+        self._count(f"{self._name}-constant-teachers", int(dropped.sum()))
         return targets
 
 
