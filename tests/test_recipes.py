@@ -80,6 +80,28 @@ def test_every_recipe_that_comes_with_rtk_is_one_and_its_configurations_are_vali
                 assert not missing, (name, label, command.key, missing)
 
 
+@pytest.mark.parametrize(
+    ("name", "variant", "figure"),
+    [
+        ("splade", "published", 0.487),
+        ("splade-distil", "published-v2", 0.499),
+        ("splade-distil", "published", 0.507),
+        ("inference-free", "published", 0.504),
+        ("inference-free", "published-l0", 0.5043),
+        ("echo-mistral-splade", "published", 0.5507),
+    ],
+)
+def test_sparse_recipes_search_all_of_beir_for_the_mean_that_they_expect(name: str, variant: str, figure: float):
+    chosen = find_recipe(name).variant(variant)
+    table = next(table for table in chosen.tables if table.over_sets)
+    assert [item.value for item in table.expect] == [figure]
+    assert len(set(chosen.sets)) == 13
+    texts = [command.text for command in plan_commands(chosen, fill_names(chosen, {}, Path("o")), chosen.seeds)]
+    for place in table.rows.values():
+        runs = [place.format_map({"out": "o", "seed": "42", "set": each}) for each in chosen.sets]
+        assert all(sum(text.endswith(f"--out {run}") for text in texts) == 1 for run in runs)
+
+
 def test_the_recipe_of_the_documentation_is_one(tmp_path: Path):
     text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
     path = tmp_path / "mine.yaml"
