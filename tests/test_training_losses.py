@@ -117,11 +117,17 @@ def history(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_what_a_step_tells_is_logged(config: dict[str, Any]):
-    config["loss"] = [{"name": "infonce"}, {"name": "dcd"}, {"name": "margin-mse"}]
+    config["loss"] = [{"name": "infonce", "gamma": 0.5}, {"name": "star"}, {"name": "dcd"}, {"name": "margin-mse"}]
     train(config, max_steps=4, logging_steps=2, save_steps=4)
     first = history(config)[0]
-    assert {"infonce-accuracy", "infonce-masked", "dcd-hard", "dcd-distillation", "margin-mse-unscored"} <= first.keys()
-    assert first["loss"] == pytest.approx(first["infonce"] + first["dcd"] + first["margin-mse"], rel=1e-3)
+    told = {f"{name}-{what}" for name in ("infonce", "star") for what in ("accuracy", "masked", "margin")}
+    told |= {"dcd-hard", "dcd-distillation", "dcd-uncertainty-p90", "infonce-weight-median"}
+    told |= {"margin-mse-unscored", "margin-mse-teacher-margin", "margin-mse-student-margin"}
+    assert told <= first.keys()
+    assert first["loss"] == pytest.approx(
+        sum(first[name] for name in ("infonce", "star", "dcd", "margin-mse")), rel=1e-3
+    )
+    assert 0 <= first["infonce-weight-p10"] <= first["infonce-weight-max"] <= 1
     assert first["margin-mse-unscored"] == 0
     assert 0 <= first["infonce-accuracy"] <= 1
 

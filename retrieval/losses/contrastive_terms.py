@@ -16,6 +16,7 @@ from .gathering import gather_constant, gather_with_gradient, mean_over_all
 from .mixing import MixDraw, draw_mixes, mix_list, mix_pairs
 from .options import DIRECTIONS, InfoNCEOptions, LossOptions, ScoredOptions
 from .star import star_sums
+from .telling import tell_batch, tell_quantiles
 
 __all__ = ["InfoNCE", "Star"]
 
@@ -49,6 +50,10 @@ class InfoNCE(nn.Module):
         """The cost of each query of this process alone, for weights to multiply. (B,)."""
         chosen, (positive, pools) = self.options, self._pools(batch)
         joint, gamma = chosen.directions != "symmetric", chosen.gamma
+        if gamma:
+            with torch.no_grad():
+                weights = (-torch.expm1(-info_nce_costs(positive, pools, joint=joint))) ** gamma
+            tell_quantiles(self.log, f"{chosen.name}-weight", weights)
         return info_nce_costs(positive, pools, joint=joint, gamma=gamma, detach_weight=chosen.detach_weight)
 
     def _pools(self, batch: DenseBatch) -> tuple[Tensor, list[Tensor]]:
@@ -67,7 +72,7 @@ class InfoNCE(nn.Module):
             pool if mask is None else pool.masked_fill(~mask, -torch.inf)
             for pool, mask in zip(pools, masks, strict=True)
         ]
-        self._tell(pools[0], positive)
+        tell_batch(self.log, chosen.name, pools[0], batch.own[:, :1])
         if chosen.mixing:
             pools[0] = torch.cat([pools[0], self._mixed_scores(batch, masks[0])], dim=1)
         return positive.squeeze(1), pools
@@ -147,14 +152,6 @@ class InfoNCE(nn.Module):
         rows = batch.own[:, 0].cpu()
         return MixDraw(whole.first[rows], whole.second[rows], whole.shares[rows])
 
-    def _tell(self, scores: Tensor, positive: Tensor) -> None:
-        """Accuracy among the documents that count, and the share of those that do not."""
-        with torch.no_grad():
-            right = (positive >= scores.amax(dim=1, keepdim=True)).float().mean()
-            values = torch.stack([right, scores.isneginf().float().mean()]).tolist()
-        self.log(f"{self.options.name}-accuracy", values[0])
-        self.log(f"{self.options.name}-masked", values[1])
-
 
 class Star(nn.Module):
     """STAR's pairwise loss over the documents of the batch (see `star`)."""
@@ -162,10 +159,14 @@ class Star(nn.Module):
     def __init__(self, options: LossOptions, context: LossContext) -> None:
         super().__init__()
         self.scorer = Scorer(cast(ScoredOptions, options))
+        self.log, self.name = context.log, options.name
 
     def forward(self, batch: DenseBatch) -> Tensor:
         scores = self.scorer(batch.queries, batch.documents)
         allowed = batch.side["allowed"].to(scores.device) if "allowed" in batch.side else None
+        counted = torch.ones_like(scores, dtype=torch.bool) if allowed is None else allowed.bool()
+        own = batch.own[:, :1]
+        tell_batch(self.log, self.name, scores.masked_fill(~counted.scatter(1, own, True), -torch.inf), own)
         return mean_over_all(*star_sums(scores, batch.own[:, 0], allowed))
 
 

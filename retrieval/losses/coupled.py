@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Side
-from .cet import CetCosts, Debiasing, cet_costs, quantiles, spearman
+from .cet import CetCosts, Debiasing, cet_costs, spearman
 from .context import LossContext
 from .gathering import gather_constant
 from .modules import candidate_scores
 from .options import CetOptions, LossOptions
 from .selection import SelectionModel, make_selection
+from .telling import tell_quantiles
 
 __all__ = ["CetLoss", "make_cet"]
-
-_QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 
 
 class CetLoss(nn.Module):
@@ -83,8 +82,7 @@ class CetLoss(nn.Module):
         scales: list[float] = []
         for name, local in (("relevance", costs.relevance_weights), ("selection", costs.selection_weights)):
             weights = gather_constant(local)
-            for label, value in zip(_QUANTILES, quantiles(weights, tuple(_QUANTILES.values())), strict=True):
-                self._log(f"cet-{name}-weight-{label}", value)
+            tell_quantiles(self._log, f"cet-{name}-weight", weights)
             scales.append(1 / float(weights.mean()) if self.options.self_normalise else 1.0)
         return scales[0], scales[1]
 

@@ -14,7 +14,7 @@ from ..sampling.margin_balanced import teacher_names
 from .batch import CandidateBatch, CandidateTerm
 from .context import LossContext
 from .distillation import kl_distillation, margin_mse_lists, margin_mse_pairs
-from .dynamic_contrastive import dynamic_contrastive_parts, hardest_negatives, weighted_soft_loss
+from .dynamic_contrastive import dynamic_contrastive_parts, hardest_negatives, query_uncertainty, weighted_soft_loss
 from .ensemble import ensemble_targets
 from .list_term import ListTerm
 from .options import (
@@ -27,6 +27,7 @@ from .options import (
     TeacherOptions,
 )
 from .plackett_luce import plackett_luce_distillation
+from .telling import tell_quantiles
 
 __all__ = [
     "EnsembleTeachers",
@@ -66,9 +67,16 @@ class StoredTeachers:
             self._names = [given]
 
     def __call__(self, batch: CandidateBatch) -> Tensor:
-        """(B, N) float32, NaN where one of the teachers has no score. The share of those is logged."""
+        """(B, N) float32, NaN where one of the teachers has no score. The share of those is logged, and the mean margin
+        of the first document over the others, the teacher's and the student's."""
         scores = self.join(self.columns(batch))
         self._log(f"{self._name}-unscored", float(scores.isnan().float().mean()))
+        margins = scores[:, :1] - scores[:, 1:]
+        there = ~margins.isnan()
+        if there.any():
+            student = (batch.scores[:, :1] - batch.scores[:, 1:]).detach()
+            self._log(f"{self._name}-teacher-margin", float(margins[there].mean()))
+            self._log(f"{self._name}-student-margin", float(student[there].float().mean()))
         return scores
 
     def columns(self, batch: CandidateBatch) -> Tensor:
@@ -149,6 +157,8 @@ def make_dynamic_contrastive(options: LossOptions, context: LossContext) -> Cand
         if chosen.hardest is not None:
             columns = hardest_negatives(teacher, chosen.hardest)
             student, teacher = student.gather(1, columns), teacher.gather(1, columns)
+        if chosen.variant == "dcd":
+            tell_quantiles(context.log, f"{chosen.name}-uncertainty", query_uncertainty(teacher))
         parts = parts_of(student, teacher, temperature=chosen.temperature, published=chosen.published)
         context.log(f"{chosen.name}-distillation", float(parts.distillation.detach()))
         context.log(f"{chosen.name}-hard", float(parts.hard.detach()))

@@ -169,7 +169,8 @@ class TopicSampling(Block):
         cluster_metric: "l2" k-means, or "inner-product", spherical k-means.
         cluster_iterations, cluster_seed: of the k-means.
         unknown_queries: ids in the file that the split lacks are an error, or are left out and counted.
-        clusters_per_batch: n; each gives ⌈batch / n⌉ queries.
+        clusters_per_batch: n; each gives ⌈batch / n⌉ queries (⌊ ⌋ in the paper, which takes one cluster more for the
+            rest where n does not divide the batch).
         topic_per: one topic over all processes, or one for each rank.
         margin_bins: h.
         teacher: score columns whose margins are balanced, averaged; None is all of them.
