@@ -80,7 +80,8 @@ class EchoTransformer(Transformer):
 
     def _load_model(self, model_name_or_path: str, *arguments: Any, **settings: Any) -> Any:
         """As above us; weights that the files lack would be random ones, others at each load."""
-        model, found = super()._load_model(model_name_or_path, *arguments, **settings, output_loading_info=True)
+        loaded: Any = super()._load_model(model_name_or_path, *arguments, **settings, output_loading_info=True)
+        model, found = loaded
         if found["missing_keys"]:
             raise ConfigError(
                 f"{model_name_or_path!r} lacks weights of {type(model).__name__}: "

@@ -82,7 +82,7 @@ class Ranking:
         raw = None if self.raw is None else np.asarray(self.raw, dtype=np.float32)[order]
         scores = raw if raw is not None and self.calibrated else (1.0 / np.arange(1, len(order) + 1)).astype(np.float32)
         ids = tuple(request.ids[place] for place in order.tolist())
-        bad = () if raw is None else np.flatnonzero(~np.isfinite(raw))
+        bad = np.zeros(0, np.int64) if raw is None else np.flatnonzero(~np.isfinite(raw))
         if raw is not None and len(bad):
             raise BackendError(
                 f"the model's value of document {ids[int(bad[0])]!r} is {raw[int(bad[0])]}; values must be finite "

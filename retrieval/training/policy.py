@@ -215,7 +215,8 @@ def _make_trainer(trl: Any, model: Any, arguments: Any, examples: list[Example],
     def reward(prompts: list[str], completions: list[str], example: list[int], **_: Any) -> list[float]:
         return pay([examples[at] for at in example], completions)
 
-    trainer = Trainer(
+    make: Any = Trainer  # whose base class type checkers do not see
+    trainer = make(
         model=model,
         reward_funcs=reward,
         args=arguments,
