@@ -543,7 +543,7 @@ def test_a_batch_that_is_no_number_names_its_documents(config: dict[str, Any], t
     values = load_file(broken / "model.safetensors")
     values["embeddings.word_embeddings.weight"][:] = float("nan")
     save_file(values, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackendError, match=r"at step 1 \(batch 0, queries d\d+, d\d+"):
+    with pytest.raises(BackendError, match=r"at step 1 \(batch 0\).* queries: d\d+, d\d+"):
         train({**config, "model": str(broken)})
 
 
