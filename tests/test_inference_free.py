@@ -114,6 +114,17 @@ def test_a_query_without_an_ordinary_piece_is_empty(model, text):
     assert found[1].nnz == 1
 
 
+def test_queries_keep_as_many_terms_as_the_model_says(model):
+    text = "protein cell wing heat"
+    whole = as_encoder(model).encode_query([text]).toarray()[0]
+    model.max_active_dims = 2
+    kept = as_encoder(model).encode_query([text]).toarray()[0]
+    assert (whole > 0).sum() > 2 == (kept > 0).sum()
+    assert np.array_equal(np.sort(kept)[-2:], np.sort(whole)[-2:])
+    plain = model.encode_query([text], convert_to_tensor=True).to_dense().numpy()[0]
+    np.testing.assert_array_equal(np.sort(kept), np.sort(plain))
+
+
 def test_queries_are_cut_at_their_length(tiny_sparse, table):
     short = as_encoder(inference_free(tiny_sparse, table, query_length=2))
     assert short.encode_query(["protein cell wing"]).nnz == 2

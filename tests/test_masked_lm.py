@@ -158,6 +158,27 @@ def test_a_head_that_is_there_is_trained_on(config: dict[str, Any], tiny_models:
     torch.testing.assert_close(weights(output)[name], before[name], rtol=0, atol=1e-6)
 
 
+def test_weights_of_a_head_that_begin_at_random_are_said(
+    config: dict[str, Any], tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.masked_lm import load_masked_lm
+
+    folder = shutil.copytree(tiny_models / "bert-mlm", tmp_path / "headless")
+    load_masked_lm(str(folder), load_config({**config, "model": str(folder)}))
+    assert "at random" not in caplog.text
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "transform" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    load_masked_lm(str(folder), load_config({**config, "model": str(folder)}))
+    assert "cls.predictions.transform" in caplog.text
+    assert "They begin at random" in caplog.text
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(config: dict[str, Any], interrupted: Any):
     from rtk.retrieval.training.config import load_config
 

@@ -179,7 +179,8 @@ class SparseAdapter(_Adapter[SparseEncoder]):
     def _encode(self, texts: Sequence[str], side: Side) -> csr_matrix:
         _check_texts(texts)
         if side.task in self._tables:
-            return static_vectors(self._tables[side.task], texts, prompt=side.prompt)
+            top = self.model.max_active_dims
+            return static_vectors(self._tables[side.task], texts, prompt=side.prompt, top=top)
         parts = [csr_matrix((0, self.dimension), dtype=np.float32)]
         for start in range(0, len(texts), self.batching.chunk):  # bounds the tensors that are alive at once
             some = list(texts[start : start + self.batching.chunk])

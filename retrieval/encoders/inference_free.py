@@ -125,10 +125,13 @@ def static_side(model: SparseEncoder, task: Task) -> SparseStaticEmbedding | Non
     return only if isinstance(only, SparseStaticEmbedding) else None
 
 
-def static_vectors(table: SparseStaticEmbedding, texts: Sequence[str], *, prompt: str | None = None) -> csr_matrix:
+def static_vectors(
+    table: SparseStaticEmbedding, texts: Sequence[str], *, prompt: str | None = None, top: int | None = None
+) -> csr_matrix:
     """The set of each text's pieces, weighted: CSR float32 (n, V), made without a tensor of that shape.
 
-    What plain sentence-transformers computes, but for weights below 0 (of a learned table), which count as 0.
+    What plain sentence-transformers computes, but for weights below 0 (of a learned table), which count as 0. Of each
+    text the `top` largest weights are kept (a model's `max_active_dims`), the lower piece among equal ones.
 
     Raises:
         DataError: a weight of the table is not finite.
@@ -157,6 +160,8 @@ def static_vectors(table: SparseStaticEmbedding, texts: Sequence[str], *, prompt
             verbose=False,
         )["input_ids"]
     found = [sorted({token for token in row if weights[token] > 0}) for row in rows]
+    if top is not None:
+        found = [sorted(sorted(row, key=lambda token: -weights[token])[:top]) for row in found]
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in found])]).astype(np.int64)
     columns = np.fromiter((token for row in found for token in row), dtype=np.int64, count=int(offsets[-1]))
     return csr_matrix((weights[columns], columns, offsets), shape=(len(texts), len(weights)), dtype=np.float32)

@@ -29,7 +29,7 @@ from .batches import Row
 from .blocks import TokenSampling
 from .config import TrainConfig
 from .crop_examples import CropCollator, CropExamples, open_token_tables
-from .sparse_models import has_masked_lm
+from .sparse_models import has_masked_lm, random_weights
 from .tokens import ordinary_range
 
 __all__ = ["MaskedCollator", "MaskedExamples", "load_masked_lm", "masked_collator", "save_as_sparse"]
@@ -49,6 +49,8 @@ def load_masked_lm(path: str, config: TrainConfig) -> SparseEncoder:
     try:
         if has_masked_lm(path):
             _LOG.info("%s has a masked-LM head, which is trained on", config.model)
+            for lacking in random_weights(path):
+                _LOG.warning("%s. They begin at random", lacking)
             reader = _existing(path)
         else:
             encoder = SentenceTransformer(path, device="cpu")

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from .blocks import Sparse
     from .config import TrainConfig
 
-__all__ = ["check_masked_lm", "has_masked_lm", "load_sparse_encoder", "shape_encoder", "stock_modules"]
+__all__ = [
+    "check_masked_lm",
+    "has_masked_lm",
+    "load_sparse_encoder",
+    "random_weights",
+    "shape_encoder",
+    "stock_modules",
+]
 
 _REMEDY = (
     "Take a checkpoint that was saved with its masked-LM head (…ForMaskedLM), or make one of this encoder: rtk train "
@@ -101,13 +108,25 @@ def check_masked_lm(path: str) -> None:
 
 def _check_weights(path: str, folder: str = "") -> None:
     """Refuse a masked language model whose file lacks weights; `folder` is its place in a saved encoder."""
+    lacking = _missing_weights(path, folder)
+    if lacking:
+        raise ConfigError(f"model: {lacking}. They would begin at random. {_REMEDY}")
+
+
+def _missing_weights(path: str, folder: str = "") -> str | None:
+    """Which weights of a masked language model its file lacks, as a sentence; None where there are all."""
     network, found = AutoModelForMaskedLM.from_pretrained(path, subfolder=folder, output_loading_info=True)
-    if found["missing_keys"]:
-        place = f"{path!r} ({folder})" if folder else repr(path)
-        raise ConfigError(
-            f"model: {place} calls itself {type(network).__name__}, but lacks weights of it: "
-            f"{', '.join(sorted(found['missing_keys'])[:8])}. They would begin at random. {_REMEDY}"
-        )
+    if not found["missing_keys"]:
+        return None
+    place = f"{path!r} ({folder})" if folder else repr(path)
+    names = ", ".join(sorted(found["missing_keys"])[:8])
+    return f"{place} calls itself {type(network).__name__}, but lacks weights of it: {names}"
+
+
+def random_weights(path: str) -> list[str]:
+    """What of the masked language models at `path`, a saved encoder's or its own, begins at random, a sentence each."""
+    folders = _heads(path) if _is_saved_encoder(path) else [""]
+    return [lacking for folder in folders if (lacking := _missing_weights(path, folder)) is not None]
 
 
 def _architectures(path: str) -> list[str]:
