@@ -10,8 +10,6 @@ import shlex
 import shutil
 import socket
 import string
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -321,32 +319,52 @@ def rerank_goldens() -> Path:
 
 # --- processes ---
 
+_RANK = """
+import os, runpy, sys
+said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(said, 1), os.dup2(said, 2)
+os.environ.clear()
+os.environ.update(environment)
+os.chdir("/")
+sys.argv = [script, *arguments]
+runpy.run_path(script, run_name="__main__")
+"""
+
 
 @pytest.fixture(scope="session")
-def run_on_ranks() -> Callable[..., None]:
+def run_on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """`run_on_ranks(script, *arguments, processes=2, environment=None)`: run a Python file in one process, or in
-    several gloo processes with the environment that torchrun would give them (it takes longer to start than they)."""
+    several gloo processes with the environment that torchrun would give them.
+
+    They are forked from a server that has imported the trainer once, because importing takes longer than they run."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rtk.retrieval.training.trainer", "sentence_transformers", "torch.distributed"])
+    logs = tmp_path_factory.mktemp("ranks")
 
     def run(script: Path, *arguments: object, processes: int = 2, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, str(script), *map(str, arguments)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **size, **meeting} for rank in range(processes)]
         given = {**os.environ, **(environment or {})}
-        running = [
-            subprocess.Popen(command, cwd="/", env={**given, **settings})
-            for settings in (ranks if processes > 1 else [{}])
-        ]
+        running = []
+        for rank, settings in enumerate(ranks if processes > 1 else [{}]):
+            place = {"script": str(script), "arguments": [*map(str, arguments)], "log": str(logs / str(rank))}
+            running.append(context.Process(target=exec, args=(_RANK, {**place, "environment": {**given, **settings}})))
+            running[-1].start()
         try:
-            while None in (codes := [each.poll() for each in running]) and not any(codes):  # a lost rank blocks others
-                time.sleep(0.05)
+            # A rank that is lost leaves the others waiting.
+            while None in (codes := [each.exitcode for each in running]) and not any(codes):
+                time.sleep(0.02)
         finally:
             for each in running:
                 each.kill()
-                each.wait()
-        assert codes == [0] * processes, f"exit codes {codes}"
+                each.join()
+        said = "\n".join((logs / str(rank)).read_text()[-4000:] for rank, code in enumerate(codes) if code)
+        assert codes == [0] * processes, f"exit codes {codes}\n{said}"
 
     return run
 
