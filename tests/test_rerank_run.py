@@ -295,6 +295,10 @@ class TestResuming:
             rerank_with_report(first_stage(), source, Cutting(after=2), out=out)
         report = rerank_with_report(first_stage(), source, Cutting(), out=out).report
         assert (report.resumed, report.usage.cut) == (2, 8)
+        every = rerank_with_report(first_stage(), source, Cutting()).report
+        assert 0 < report.candidates_now < every.candidates_now == every.candidates  # the speed is of this call alone
+        assert report.seconds > 0
+        assert "candidates a second" in report.lines()[2]
         assert "prompts or pairs cut to fit the model: 8" in report.lines()
 
     @pytest.mark.parametrize("cut", [1, 30, 100])

@@ -101,6 +101,8 @@ def _counts(report: Any) -> dict[str, Any]:
         "generated_tokens": report.usage.generated_tokens,
         "malformed": report.usage.malformed,
         "cut": report.usage.cut,
+        "seconds": round(report.seconds, 3),
+        "candidates_now": report.candidates_now,
     }
 
 

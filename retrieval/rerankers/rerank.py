@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +80,8 @@ class RerankReport:
         added: judged positives among them that the first stage had missed or put below `depth`.
         failed: (query id, reason) of queries that keep their first order.
         usage: the cost, resumed queries included.
+        seconds: how long this call reranked.
+        candidates_now: candidates of the queries that this call reranked.
     """
 
     queries: int
@@ -87,6 +90,8 @@ class RerankReport:
     added: int
     failed: tuple[tuple[str, str], ...] = ()
     usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+    candidates_now: int = 0
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
@@ -97,6 +102,9 @@ class RerankReport:
             + (f", found computed: {self.usage.cached_tokens}" if self.usage.cached_tokens else "")
             + (f", written: {self.usage.generated_tokens}" if self.usage.generated_tokens else ""),
         ]
+        if self.seconds > 0 and self.candidates_now:
+            speeds = (self.queries - self.resumed) / self.seconds, self.candidates_now / self.seconds
+            said.append(f"{self.seconds:.1f} s: {speeds[0]:.2f} queries and {speeds[1]:.1f} candidates a second")
         if self.added:
             said.append(f"judged positives added: {self.added}")
         if self.usage.malformed:
@@ -198,33 +206,39 @@ def rerank_with_report(
     positives = None if judgments is None else positive_pairs(run.qids, judgments, settings.positive_grade)
     lists = candidate_lists(run, settings.depth, positives=positives)
     job = RerankJob(lists, source, reranker, settings.on_error)
+    began = time.monotonic()
     if out is None:
-        return _assemble(lists, settings, list(job.outcomes(set())), resumed=0)
+        return _assemble(lists, settings, list(job.outcomes(set())), set(), began)
     with open_part(part_path(out), _header(job, run, settings), fresh=overwrite) as part:
         finished = [each for each in part.finished if each.error is None]  # what failed is tried again
-        resumed = len(finished)
-        for each in job.outcomes({each.row for each in finished}):
+        before = {each.row for each in finished}
+        for each in job.outcomes(before):
             part.add(each)
             finished.append(each)
-        done = _assemble(lists, settings, finished, resumed=resumed)
+        done = _assemble(lists, settings, finished, before, began)
         write_run(done.run, out)
         part.remove()
     return done
 
 
-def _assemble(lists: CandidateLists, settings: RerankSettings, finished: list[Finished], *, resumed: int) -> Reranked:
-    """The run and the report."""
+def _assemble(
+    lists: CandidateLists, settings: RerankSettings, finished: list[Finished], before: set[int], began: float
+) -> Reranked:
+    """The run and the report; rows `before` were found on disk, the others reranked since `began`."""
+    seconds = time.monotonic() - began
     run = lists.to_run(
         finished, keep_below=settings.below == "keep", raw=settings.raw, tag=settings.tag or f"{lists.tag}-reranked"
     )
     failed = sorted((each.row, each.error) for each in finished if each.error is not None)
     report = RerankReport(
         queries=len(lists.qids),
-        resumed=resumed,
+        resumed=len(before),
         candidates=int(lists.counts.sum()),
         added=int(lists.added.sum()),
         failed=tuple((lists.qids[row], str(error)) for row, error in failed),
         usage=sum((each.usage for each in finished), Usage()),
+        seconds=seconds,
+        candidates_now=int(lists.counts.sum() - sum(int(lists.counts[row]) for row in before)),
     )
     return Reranked(run, report)
 
