@@ -35,7 +35,7 @@ def brute_force(documents: Any, queries: Any, k: int) -> tuple[list[np.ndarray],
     """Rows and float32 scores of every query by a dense float64 product; only documents with a common term."""
     left, right = (np.asarray(sp.csr_matrix(part).todense(), dtype=np.float64) for part in (queries, documents))
     scores = (left @ right.T).astype(np.float32)
-    common = ((left > 0).astype(int) @ (right > 0).astype(int).T) > 0
+    common = ((left > 0).astype(np.float32) @ (right > 0).astype(np.float32).T) > 0
     orders = [np.lexsort((np.arange(scores.shape[1]), -line)) for line in scores]
     rows = [order[common[at][order]][:k] for at, order in enumerate(orders)]
     return rows, [scores[at][found] for at, found in enumerate(rows)]
