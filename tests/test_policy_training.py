@@ -59,6 +59,17 @@ def rewarded(config: dict[str, Any], name: str, **options: Any) -> dict[str, Any
     return {**config, "loss": [{"name": "grpo", "reward": name, "generations": 2, "max_new_tokens": 8, **options}]}
 
 
+def test_arguments_are_trls_less_those_that_the_loss_has(config: dict):
+    more = {**config["trainer"], "num_iterations": 2, "steps_per_generation": 2, "scale_rewards": "none"}
+    assert load_config({**config, "trainer": more}).trainer["num_iterations"] == 2
+    with pytest.raises(ConfigError) as raised:
+        load_config({**config, "trainer": {**more, "num_generations": 3, "beta": 0.1, "num_iteration": 2}})
+    said = str(raised.value)
+    assert "trainer.num_generations: not here: use `generations` of the loss" in said
+    assert "trainer.beta: not here" in said
+    assert "trainer.num_iteration: unknown key (did you mean 'num_iterations'?)" in said
+
+
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_prompts_are_what_the_reranker_sends(config: dict, name: str, monkeypatch: pytest.MonkeyPatch):
     given = {**rewarded(config, name), "prompt": {"words": 30, "tokens": None, "context": 4000}}

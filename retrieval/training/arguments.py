@@ -1,4 +1,7 @@
-"""What may stand under `trainer`: sentence-transformers' own training arguments, less those that rtk owns."""
+"""What may stand under `trainer`: the trainer's own arguments, less those that rtk owns.
+
+Reinforcement has TRL's `GRPOConfig`, all other training sentence-transformers' arguments.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,17 @@ OWNED: dict[str, str] = {
     "router_mapping": "rtk makes the columns and routes them",
 }
 
+OWNED_OF_POLICY: dict[str, str] = {
+    "num_generations": "use `generations` of the loss",
+    "max_completion_length": "use `max_new_tokens` of the loss",
+    "temperature": "use `temperature` of the loss",
+    "beta": "use `beta` of the loss",
+    "shuffle_dataset": "prompts are a function of the top-level `seed`",
+    "model_init_kwargs": "rtk loads the model",
+    "chat_template_kwargs": "use `prompt`",
+    "reward_weights": "there is one reward, that of the loss",
+}
+
 # The names that nearly every configuration uses: checking these needs no import of transformers.
 COMMON = frozenset(
     (
@@ -43,20 +57,22 @@ COMMON = frozenset(
 )
 
 
-def trainer_problems(arguments: Mapping[str, Any], *, evaluation: bool) -> list[str]:
+def trainer_problems(arguments: Mapping[str, Any], *, evaluation: bool, policy: bool = False) -> list[str]:
     """Every key of `arguments` that is unknown or that rtk owns, as messages.
 
     Args:
         arguments: what stands under `trainer`.
         evaluation: whether the configuration has an evaluation, which then decides when checkpoints are written.
+        policy: whether TRL trains. Where it is not installed, keys of its own are not checked: training will say so.
     """
-    problems = [f"trainer.{key}: not here: {OWNED[key]}" for key in arguments if key in OWNED]
+    owned = OWNED | (OWNED_OF_POLICY if policy else {})
+    problems = [f"trainer.{key}: not here: {owned[key]}" for key in arguments if key in owned]
     if evaluation and "save_strategy" in arguments:
         problems.append("trainer.save_strategy: not here: checkpoints are written after evaluations")
-    unsure = [key for key in arguments if key not in OWNED and key not in COMMON]
-    if unsure:
-        known = argument_names()
-        choices = sorted(known - OWNED.keys())
+    unsure = [key for key in arguments if key not in owned and key not in COMMON]
+    known = argument_names(policy=policy) if unsure else None
+    if known is not None:
+        choices = sorted(known - owned.keys())
         problems += [f"trainer.{key}: unknown key{nearest(str(key), choices)}" for key in unsure if key not in known]
     problems += _wrong_numbers(arguments, ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"))
     rate = arguments.get("learning_rate", 1e-5)
@@ -77,8 +93,14 @@ def _wrong_numbers(arguments: Mapping[str, Any], names: Iterable[str]) -> list[s
     ]
 
 
-def argument_names() -> frozenset[str]:
-    """The fields of sentence-transformers' training arguments (imports transformers and torch)."""
-    from sentence_transformers.base.training_args import BaseTrainingArguments
+def argument_names(*, policy: bool = False) -> frozenset[str] | None:
+    """The fields of the trainer's arguments (imports transformers and torch); None of TRL's without TRL."""
+    if policy:
+        try:
+            from trl.trainer.grpo_config import GRPOConfig as Arguments
+        except ModuleNotFoundError:
+            return None
+    else:
+        from sentence_transformers.base.training_args import BaseTrainingArguments as Arguments
 
-    return frozenset(field.name for field in dataclasses.fields(BaseTrainingArguments) if field.init)
+    return frozenset(field.name for field in dataclasses.fields(Arguments) if field.init)

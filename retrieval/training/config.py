@@ -150,7 +150,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     problems += found
     problems += _known_names(values, method)
     if isinstance(values.get("trainer"), dict):
-        problems += trainer_problems(values["trainer"], evaluation=isinstance(values.get("evaluation"), Mapping))
+        evaluation = isinstance(values.get("evaluation"), Mapping)
+        problems += trainer_problems(values["trainer"], evaluation=evaluation, policy=method.family == "policy")
     if name not in METHODS:
         known = ", ".join(METHODS)
         problems.insert(0, f"method: {name!r} is not one of {known}{nearest(str(name), METHODS)}")
