@@ -332,15 +332,20 @@ runpy.run_path(script, run_name="__main__")
 
 
 @pytest.fixture(scope="session")
-def run_on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """`run_on_ranks(script, *arguments, processes=2, environment=None)`: run a Python file in one process, or in
-    several gloo processes with the environment that torchrun would give them.
-
-    They are forked from a server that has imported the trainer once, because importing takes longer than they run."""
+def forked() -> Any:
+    """A multiprocessing context whose processes are forked from a server that has imported encoders and the trainer
+    once: importing takes longer than most of them run."""
     import multiprocessing
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rtk.retrieval.training.trainer", "sentence_transformers", "torch.distributed"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def run_on_ranks(forked: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """`run_on_ranks(script, *arguments, processes=2, environment=None)`: run a Python file in one process, or in
+    several gloo processes with the environment that torchrun would give them."""
     logs = tmp_path_factory.mktemp("ranks")
 
     def run(script: Path, *arguments: object, processes: int = 2, environment: dict[str, str] | None = None) -> None:
@@ -353,7 +358,7 @@ def run_on_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None
         running = []
         for rank, settings in enumerate(ranks if processes > 1 else [{}]):
             place = {"script": str(script), "arguments": [*map(str, arguments)], "log": str(logs / str(rank))}
-            running.append(context.Process(target=exec, args=(_RANK, {**place, "environment": {**given, **settings}})))
+            running.append(forked.Process(target=exec, args=(_RANK, {**place, "environment": {**given, **settings}})))
             running[-1].start()
         try:
             # A rank that is lost leaves the others waiting.

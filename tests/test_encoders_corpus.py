@@ -63,7 +63,10 @@ def test_one_process_a_device_writes_the_same_shards(tiny_models: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_failing_process_is_reported(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_failing_process_is_reported(
+    tiny_models: Path, tmp_path: Path, forked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtk.retrieval.encoders.corpus.multiprocessing.get_context", lambda _: forked)
     source = EncoderSource(str(tiny_models / "nothing"))
     executor = DeviceExecutor(source, OpenDocuments(str(tmp_path)), ("cpu",))
     with pytest.raises(BackendError, match="encoding on cpu failed: ConfigError: no encoder at"):
