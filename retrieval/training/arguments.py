@@ -75,6 +75,11 @@ def trainer_problems(arguments: Mapping[str, Any], *, evaluation: bool, policy: 
         choices = sorted(known - owned.keys())
         problems += [f"trainer.{key}: unknown key{nearest(str(key), choices)}" for key in unsure if key not in known]
     problems += _wrong_numbers(arguments, ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"))
+    problems += [
+        f"trainer.{name}: {value!r}: a bare yes or no is a truth value in YAML; put it in quotes, as in {name}='\"no\"'"
+        for name in ("save_strategy", "logging_strategy")
+        if isinstance(value := arguments.get(name), bool)
+    ]
     rate = arguments.get("learning_rate", 1e-5)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
         problems.append(f"trainer.learning_rate: {rate!r} should be a number above 0")
