@@ -182,6 +182,50 @@ def test_greedy_text_is_that_of_each_prompt_alone(model, prompts, share):
     assert found.usage.generated_tokens == sum(len(answers[0].ids) for answers in found.values)
 
 
+def test_a_cache_that_grows_in_place_holds_what_one_that_is_copied_holds():
+    from transformers.cache_utils import DynamicCache
+
+    from rtk.retrieval.rerankers.growing_cache import GrowingLayer, grow_in_place
+
+    draw = torch.Generator().manual_seed(0)
+    caches = DynamicCache(), DynamicCache()
+
+    def append(rows: int, tokens: int) -> None:
+        keys, values = torch.rand(2, rows, 2, tokens, 4, generator=draw)
+        for layer in (0, 1):
+            given = [cache.update(keys + layer, values, layer) for cache in caches]
+            assert all(torch.equal(one, other) for one, other in zip(*given, strict=True))
+
+    append(3, 7)
+    expanded = caches[1].layers[0]
+    expanded.keys = expanded.keys[:1].expand(3, -1, -1, -1)  # as a shared prefix is
+    caches[0].layers[0].keys = expanded.keys.clone()
+    before = expanded.keys.clone()
+    shared = expanded.keys
+    grow_in_place(caches[1])
+    assert all(isinstance(layer, GrowingLayer) for layer in caches[1].layers)
+    for _ in range(50):  # beyond the room that there is at first
+        append(3, 1)
+    place = caches[1].layers[1].values.data_ptr()
+    append(3, 1)
+    assert caches[1].layers[1].values.data_ptr() == place  # nothing was copied
+    for cache in caches:
+        cache.batch_select_indices(torch.tensor([2, 0]))
+    append(2, 1)
+    for cache in caches:
+        cache.batch_repeat_interleave(2)
+    append(4, 3)
+    assert caches[0].get_seq_length() == caches[1].get_seq_length() == 62
+    assert torch.equal(shared, before)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_long_text_is_that_of_each_prompt_alone(model, prompts, share):
+    """Longer than the room that a cache has at first; some rows end before others."""
+    found = settings(model, share_prefixes=share).generate(prompts, Sampling(max_new_tokens=45))
+    assert [answers[0].ids for answers in found.values] == [greedy(model, prompt, 45) for prompt in prompts]
+
+
 def test_samples_depend_on_prompt_seed_and_number_alone(model, prompts):
     sampling = Sampling(max_new_tokens=8, temperature=1.5, samples=3, seed=4)
     together = model.generate(prompts, sampling).values

@@ -123,12 +123,15 @@ class TransformersModel:
     def _generate(
         self, prompts: Sequence[Prompt], rows: list[int], prefix: Any, ending: Ending
     ) -> list[list[Generation]]:
+        from .growing_cache import grow_in_place
+
         samples = ending.sampling.samples
         ids = [prompts[row].ids for row in rows]
         begun = self.decoder.prefill(ids, torch.tensor([[len(each) - 1] for each in ids]), None, prefix, keep=True)
         first = checked(begun.logits[:, 0], rows, whole=True).repeat_interleave(samples, 0)
         if samples > 1:
             begun.cache.batch_repeat_interleave(samples)
+        cache = grow_in_place(begun.cache)
         seen, positions = begun.seen.repeat_interleave(samples, 0), begun.lengths.repeat_interleave(samples)
         numbers = [row for row in rows for _ in range(samples)]
         made = [Row.seeded(ending.sampling.seed, prompts[row].ids, at) for row in rows for at in range(samples)]
@@ -137,10 +140,10 @@ class TransformersModel:
             nonlocal seen, positions, numbers
             if len(keep) < len(seen):
                 at = torch.tensor(keep)
-                begun.cache.batch_select_indices(at.to(self.decoder.device))
+                cache.batch_select_indices(at.to(self.decoder.device))
                 seen, positions, numbers = seen[at], positions[at], [numbers[place] for place in keep]
             seen = torch.cat([seen, torch.ones((len(keep), 1), dtype=torch.bool)], dim=1)
-            logits = self.decoder.step(torch.tensor(tokens), begun.cache, seen, positions)
+            logits = self.decoder.step(torch.tensor(tokens), cache, seen, positions)
             positions = positions + 1
             return checked(logits, numbers, whole=True)
 
