@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ __all__ = ["State", "clear", "exchange", "lock", "remove", "state"]
 
 State = Literal["absent", "empty", "index", "building", "other"]
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# What a builder that was killed while it wrote its first file leaves behind (`files.atomic_path`).
+_BEGUN = re.compile(rf"\.\d+\.tmp\.{re.escape(BUILDING)}")
 
 
 def state(folder: Path) -> State:
@@ -32,7 +35,7 @@ def state(folder: Path) -> State:
         return "absent"
     if not folder.is_dir():
         return "other"
-    names = {path.name for path in folder.iterdir()} - {LOCK}
+    names = {path.name for path in folder.iterdir() if not _BEGUN.fullmatch(path.name)} - {LOCK}
     if MANIFEST in names:
         return "index"
     if BUILDING in names:

@@ -327,6 +327,21 @@ def run_and_kill(backend: str, out: Path, after: float) -> None:
     process.wait()
 
 
+def test_a_builder_killed_at_its_first_file_leaves_no_obstacle(tmp_path: Path) -> None:
+    """Before building.json has its name, only what was to become it lies there."""
+    build_dense(tmp_path / "whole", IDS, encode, plan=plan("torch"))
+    out = tmp_path / "cut"
+    out.mkdir()
+    (out / ".4711.tmp.building.json").write_text('{"kind": "de')
+    (out / "building.lock").touch()
+    build_dense(out, IDS, encode, plan=plan("torch"))
+    assert contents(out) == contents(tmp_path / "whole")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".notes.json").touch()
+    with pytest.raises(OutputExists):
+        build_dense(tmp_path / "mine", IDS, encode, plan=plan("torch"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["faiss:IVF8,Flat", "torch", "bm25s", "exact"])
 def test_kill_9_at_any_moment_and_run_again(backend: str, tmp_path: Path) -> None:
