@@ -174,7 +174,8 @@ def test_tasks_share_an_encoding_and_the_same_command_completes_it(rtk, collecti
     assert rtk(f"{line} --out parts --part 0/2")[0] == 2
 
 
-def test_two_processes_encode_like_one(rtk, collection, tiny_models):
+def test_two_processes_encode_like_one(rtk, collection, tiny_models, forked, monkeypatch):
+    monkeypatch.setattr("rtk.retrieval.encoders.corpus.multiprocessing.get_context", lambda _: forked)
     line = f"encode {collection} --retriever {tiny_models}/dense --shard-size 8"
     assert rtk(f"{line} --device cpu,cpu --out two")[0] == 0
     assert rtk(f"{line} --device cpu --out one")[0] == 0
