@@ -147,6 +147,8 @@ def test_the_best_checkpoint_is_kept_and_patience_stops(config: dict):
     assert found["best"] == max(after.values())
     assert found["steps"] < 60
     best = output / "checkpoints" / f"checkpoint-{found['best_step']}"
+    assert (output / "README.md").exists()
+    assert not (best / "README.md").exists()  # the card is the result's, and dear to write
     assert all(torch.equal(value, weights(best)[name]) for name, value in weights(output).items())
 
 

@@ -7,9 +7,12 @@ averaged over the processes, and its norm is clipped apart from the model's.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -161,7 +164,8 @@ class _Loop(AdapterCheckpoints):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         trainer = cast(Any, self)
-        super()._save(output_dir, state_dict)
+        with nullcontext() if trainer.args.push_to_hub else _without_card(trainer.model):
+            super()._save(output_dir, state_dict)
         state = {name: value.detach().cpu().contiguous().clone() for name, value in own_state(trainer.loss).items()}
         if state:
             save_file(state, str(Path(output_dir or trainer.args.output_dir) / LOSS_FILE))
@@ -213,3 +217,17 @@ def _average_and_clip(parameters: list[Tensor], norm: float | None) -> None:
             parameter.grad = gradient / dist.get_world_size()
     if norm:
         torch.nn.utils.clip_grad_norm_(parameters, norm)
+
+
+@contextmanager
+def _without_card(model: Any) -> Iterator[None]:
+    """A checkpoint has no model card, which takes longer to write than a small model; what is trained has one."""
+    save = model.save_pretrained
+    if "create_model_card" not in inspect.signature(save).parameters:
+        yield
+        return
+    model.save_pretrained = functools.partial(save, create_model_card=False)
+    try:
+        yield
+    finally:
+        del model.save_pretrained
