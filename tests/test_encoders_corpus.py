@@ -49,14 +49,15 @@ def test_bfloat16_storage_keeps_its_precision(tiny_dense: Any, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_one_process_a_device_writes_the_same_shards(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_process_of_a_device_writes_the_same_shards(tiny_models: Path, tmp_path: Path) -> None:
+    """A new process, as users have it; two of them share the shards in tests/test_cli.py."""
     texts = make_texts(30)
     lines = [json.dumps({"_id": str(row), "title": "", "text": text}) for row, text in enumerate(texts)]
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "gene"}\n')
     writer, shards = ShardWriter(tmp_path / "vectors"), fixed_shards(30, 8)
     source = EncoderSource(str(tiny_models / "dense"))
-    DeviceExecutor(source, OpenDocuments(str(tmp_path)), ("cpu", "cpu"))(writer, shards)
+    DeviceExecutor(source, OpenDocuments(str(tmp_path)), ("cpu",))(writer, shards)
     assert writer.missing(shards) == []
     expected = load_encoder(tiny_models / "dense", device="cpu").encode_document(texts)
     np.testing.assert_allclose(VectorShards.open(writer.folder, "float32").rows(np.arange(30)), expected, atol=1e-5)
