@@ -10,7 +10,7 @@ has eight different words, so that BM25's score is the sum of the matched words'
 their candidates are never trained on, nor are those of the development part, on which everything was chosen. The
 control trains on the same lists, each with its relevant passage exchanged for one drawn at random.
 
-The same checkpoint then reranks by one token and, of the first seed, by generation too; orders and times are printed.
+The same checkpoint then reranks by one token and by generation; orders and times are printed.
 """
 
 from __future__ import annotations
@@ -412,7 +412,7 @@ def one(work: Path, part: Path, name: str, seed: int, scale: float) -> dict[str,
     if name == "labels":
         wrong = wrong_synonyms(part)
         print(f"  synonyms exchanged: {measured(reranked(model, wrong, 'first')[0], wrong)}", flush=True)
-    if seed or name != "labels":
+    if name != "labels":
         return values
     written, longer, cost = reranked(model, part, "rank-gpt")
     same = run.codes.reshape(-1, DEPTH) == written.codes.reshape(-1, DEPTH)
