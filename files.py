@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,19 @@ from typing import Any
 
 from .errors import ConfigError, OutputExists
 
-__all__ = ["atomic_path", "cache_dir", "check_output", "fsync_dir", "read_json", "sha256_file", "write_json"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "cache_dir",
+    "check_output",
+    "final_name",
+    "fsync_dir",
+    "read_json",
+    "sha256_file",
+    "write_json",
+]
+
+_TEMPORARY = re.compile(r"\.\d+\.tmp\.(.+)", re.DOTALL)
 
 
 @contextmanager
@@ -23,7 +36,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    temporary = _temporary(path)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -32,6 +45,37 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         fsync_dir(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path, *, or_discard: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on success rename it to `folder`, else remove it.
+
+    Args:
+        folder: must not be there by then.
+        or_discard: it may be, made by another process that was quicker; what was written here is then thrown away.
+    """
+    temporary = _temporary(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if not (or_discard and folder.exists()):
+            os.rename(temporary, folder)
+            fsync_dir(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def final_name(name: str) -> str | None:
+    """What a file or folder of this name was to be called when it was whole; None if it is nobody's remains."""
+    found = _TEMPORARY.fullmatch(name)
+    return found and found[1]
+
+
+def _temporary(path: Path) -> Path:
+    """Beside `path`, hidden, of this process, with its suffixes; `final_name` reads it."""
+    return path.with_name(f".{os.getpid()}.tmp.{path.name}")
 
 
 def fsync_dir(path: Path) -> None:

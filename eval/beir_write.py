@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from typing import TextIO
 import yaml
 
 from ..errors import DataError
-from ..files import check_output, fsync_dir
+from ..files import atomic_folder, check_output
 from .blocks import write_bytes
 from .collection import Collection, Conventions
 from .conventions import IDENTICAL_IDS
@@ -79,18 +77,10 @@ def write_beir(
     if folder.exists() and not overwrite:
         check_output(folder, overwrite=False)
     parts = source if isinstance(source, CollectionParts) else CollectionParts.of(source, splits)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{os.getpid()}.tmp.{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with atomic_folder(folder) as temporary:
         _write_parts(parts, temporary, folder.resolve().name, ".gz" if compress else "")
         names = (name for name in ("corpus.jsonl", "corpus.jsonl.gz") if (folder / name).exists())
         check_output(folder, overwrite=overwrite, folder_with=next(names, None))
-        os.rename(temporary, folder)
-        fsync_dir(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

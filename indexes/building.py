@@ -17,7 +17,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import BackendError, ConfigError, IndexMismatch, OutputExists
-from ..files import fsync_dir, read_json, write_json
+from ..files import final_name, fsync_dir, read_json, write_json
 from ..ids import Ids, ids_file
 from ..progress import task
 from . import folder as folders
@@ -267,7 +267,7 @@ def prepare(folder: Path, description: dict[str, Any], *, replace: bool) -> None
         refuse_other_plan(folder, description)
     elif unfinished(folder) not in (None, description):
         folders.clear(folder)
-    for path in folder.rglob(".*.tmp.*"):  # what a killed process was writing
+    for path in [path for path in folder.rglob("*") if final_name(path.name)]:  # what a killed process was writing
         path.unlink()
     write_json(folder / BUILDING, description)
 

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError
-from ..files import fsync_dir
+from ..files import final_name, fsync_dir
 from .manifest import BUILDING, LOCK, MANIFEST
 
 __all__ = ["State", "clear", "exchange", "lock", "remove", "state"]
 
 State = Literal["absent", "empty", "index", "building", "other"]
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-# What a builder that was killed while it wrote its first file leaves behind (`files.atomic_path`).
-_BEGUN = re.compile(rf"\.\d+\.tmp\.{re.escape(BUILDING)}")
 
 
 def state(folder: Path) -> State:
@@ -35,7 +32,8 @@ def state(folder: Path) -> State:
         return "absent"
     if not folder.is_dir():
         return "other"
-    names = {path.name for path in folder.iterdir() if not _BEGUN.fullmatch(path.name)} - {LOCK}
+    # A builder that was killed while it wrote its first file leaves the beginning of that, and is no obstacle.
+    names = {path.name for path in folder.iterdir() if final_name(path.name) != BUILDING} - {LOCK}
     if MANIFEST in names:
         return "index"
     if BUILDING in names:

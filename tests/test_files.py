@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rtk.errors import ConfigError, OutputExists
-from rtk.files import atomic_path, check_output
+from rtk.files import atomic_folder, atomic_path, check_output, final_name
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path):
@@ -23,6 +23,32 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path):
         fail()
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert path.read_text() == "old"
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path):
+    folder = tmp_path / "deep" / "a"
+
+    def fail() -> None:
+        with atomic_folder(folder) as temporary:
+            (temporary / "half").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(folder.parent.iterdir()) == []
+    with atomic_folder(folder) as temporary:
+        assert final_name(temporary.name) == "a"
+        (temporary / "whole").touch()
+    with atomic_folder(folder, or_discard=True) as temporary:
+        (temporary / "late").touch()
+    with pytest.raises(OSError, match="not empty"), atomic_folder(folder) as temporary:
+        (temporary / "late").touch()
+    assert [path.name for path in folder.parent.rglob("*")] == ["a", "whole"]
+
+
+def test_the_name_of_remains_says_what_they_were_to_be():
+    assert final_name(".17.tmp.a.tmp.json") == "a.tmp.json"
+    assert [final_name(name) for name in ("a.json", ".a.tmp.json", "17.tmp.a", ".tmp.a")] == [None] * 4
 
 
 def test_a_write_replaces_in_one_step(tmp_path: Path):

@@ -94,10 +94,15 @@ def test_a_run_goes_on_where_it_was_stopped_and_failures_are_counted(
     assert not any("what is q0?" in text for text in model.texts[before:])  # done before it was stopped
 
 
+def test_the_comparison_has_every_reranker_that_is_a_language_model() -> None:
+    steps = find_recipe("reranker-comparison").variant("small").steps
+    assert set(re.findall(r"--reranker (\S+)", " ".join(str(step.run) for step in steps))) == set(FAMILIES)
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_recipes_set_what_their_rerankers_have(name: str) -> None:
     recipe = find_recipe(name)
-    steps = [(name, step.run) for name, variant in recipe.variants.items() for step in variant.steps]
+    steps = [(label, step.run) for label, variant in recipe.variants.items() for step in variant.steps]
     runs = [(variant, run) for variant, run in steps if "--reranker" in str(run)]
     rerankers = {re.findall(r"--reranker (\S+)", str(run))[0] for _, run in runs} & set(FAMILIES)
     known = set[str]().union(*map(family_settings, rerankers))

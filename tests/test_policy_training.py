@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rtk.retrieval.losses.language_options import GrpoOptions
 from rtk.retrieval.rerankers.base import Candidate, Request
 from rtk.retrieval.rerankers.families import load_family
 from rtk.retrieval.rerankers.language_model import load_language_model
-from rtk.retrieval.training import policy, policy_rewards
+from rtk.retrieval.training import arguments, policy, policy_rewards
 from rtk.retrieval.training.config import load_config
 from rtk.retrieval.training.list_examples import open_lists
 from rtk.retrieval.training.list_windows import Window
@@ -59,7 +60,8 @@ def rewarded(config: dict[str, Any], name: str, **options: Any) -> dict[str, Any
     return {**config, "loss": [{"name": "grpo", "reward": name, "generations": 2, "max_new_tokens": 8, **options}]}
 
 
-def test_arguments_are_trls_less_those_that_the_loss_has(config: dict):
+def test_arguments_are_trls_less_those_that_the_loss_has(config: dict, monkeypatch: pytest.MonkeyPatch):
+    assert (arguments.argument_names(policy=True) or set()) >= arguments.OWNED_OF_POLICY.keys()
     more = {**config["trainer"], "num_iterations": 2, "steps_per_generation": 2, "scale_rewards": "none"}
     assert load_config({**config, "trainer": more}).trainer["num_iterations"] == 2
     with pytest.raises(ConfigError) as raised:
@@ -68,6 +70,8 @@ def test_arguments_are_trls_less_those_that_the_loss_has(config: dict):
     assert "trainer.num_generations: not here: use `generations` of the loss" in said
     assert "trainer.beta: not here" in said
     assert "trainer.num_iteration: unknown key (did you mean 'num_iterations'?)" in said
+    monkeypatch.setitem(sys.modules, "trl.trainer.grpo_config", None)
+    assert load_config({**config, "trainer": more}).trainer["num_iterations"] == 2  # cannot be known without TRL
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))

@@ -7,8 +7,6 @@ the h + 1 boundaries of each positive in that order are all that has to be kept.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import progress
-from ...files import fsync_dir, write_json
+from ...files import atomic_folder, write_json
 from .spans import flat_spans, owners_of
 
 if TYPE_CHECKING:
@@ -88,17 +86,9 @@ class MarginReport:
 
 def build_margins(folder: Path, table: TrainingTable, teachers: Sequence[str], bins: int) -> None:
     """Write order.npy (e,), edges.npy (P, bins + 1), usable.npy (n,) and the report; rename when all are whole."""
-    temporary = folder.with_name(f".{os.getpid()}.tmp.{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with atomic_folder(folder, or_discard=True) as temporary:
         report = _write(temporary, table, teachers, bins)
         write_json(temporary / "report.json", asdict(report))
-        if not folder.exists():
-            os.rename(temporary, folder)
-            fsync_dir(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     for line in report.lines():
         _LOG.info("%s, margins of %s: %s", table.name, ", ".join(teachers), line)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ConfigError, DataError
-from ...files import cache_dir, fsync_dir, sha256_file
+from ...files import atomic_folder, cache_dir, sha256_file
 from .blocks import Part, Runs
 from .examples import RoleRuns, TableReport, TrainingTable, build_columns, write_table
 from .pair_files import PairFile, pair_table
@@ -125,20 +124,12 @@ def _home() -> Path:
 def _build(collection: Collection, split: str, columns: _Columns, fingerprint: str) -> None:
     """Write beside the final name, then rename; whoever is second throws its own away."""
     folder = _home() / fingerprint
-    temporary = folder.with_name(f".{os.getpid()}.tmp.{folder.name}")
-    scratch = temporary.with_name(f"{temporary.name}.scratch")
-    for path in (temporary, scratch):
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-    try:
+    with atomic_folder(folder, or_discard=True) as temporary:
+        scratch = temporary / "scratch"
+        scratch.mkdir()
         table, report = columns(scratch)
         write_table(temporary, table, report, collection, split, fingerprint)
-        if not folder.exists():
-            os.rename(temporary, folder)
-            fsync_dir(folder.parent)
-    finally:
-        for path in (temporary, scratch):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(scratch)
 
 
 def _read(runs: Runs) -> RoleRuns:

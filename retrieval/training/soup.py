@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from ... import progress
 from ..._version import __version__
 from ...errors import ConfigError
-from ...files import check_output, fsync_dir, read_json, sha256_file, write_json
+from ...files import atomic_folder, check_output, read_json, sha256_file, write_json
 
 __all__ = ["SOUP_FILE", "make_soup"]
 
@@ -66,16 +66,9 @@ def make_soup(
     if any(part.folder.resolve() == Path(out).resolve() for part in parts):
         raise ConfigError(f"{out} is one of the models; give another output")
     out = check_output(out, overwrite=overwrite, folder_with=SOUP_FILE)
-    temporary = out.with_name(f".{os.getpid()}.tmp.{out.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(out) as temporary:
         _write(parts, shares, temporary)
         write_json(temporary / SOUP_FILE, _record(parts, shares))
-        os.rename(temporary, out)
-        fsync_dir(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 

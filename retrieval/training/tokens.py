@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import logging
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from ... import progress
 from ...errors import ConfigError, DataError
-from ...files import cache_dir, fsync_dir, read_json, write_json
+from ...files import atomic_folder, cache_dir, read_json, write_json
 from ..encoders.fingerprint import tokenizer_fingerprint
 from ..sampling.crops import Replacements
 
@@ -101,10 +100,7 @@ def open_tokens(collection: Collection, tokenizer: Any) -> TokenTable:
 
 def _build(collection: Collection, tokenizer: Any, folder: Path) -> None:
     """Write beside the final name, then rename; whoever is second throws its own away."""
-    temporary = folder.with_name(f".{os.getpid()}.tmp.{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(folder, or_discard=True) as temporary:
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
         report = _write(collection, tokenizer, temporary, dtype)
         if not report.tokens:
@@ -116,11 +112,6 @@ def _build(collection: Collection, tokenizer: Any, folder: Path) -> None:
             "report": asdict(report),
         }
         write_json(temporary / "meta.json", meta)
-        if not folder.exists():
-            os.rename(temporary, folder)
-            fsync_dir(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(collection: Collection, tokenizer: Any, folder: Path, dtype: np.dtype[Any]) -> TokenReport:
