@@ -21,7 +21,7 @@ from .bm25s_index import Collector, check_texts, read_settings, score_postings
 from .dense import Exclude
 from .english import EnglishAnalyzer
 from .exact_index import ExactIndex
-from .exact_layout import BLOCK, write_layout
+from .exact_layout import BLOCK, LAYOUT, write_layout
 from .manifest import Manifest
 from .ordering import similar_first
 from .plan import BuildPlan
@@ -86,7 +86,8 @@ def build_lexical(
     with atomic_path(folder / "exact" / _VOCABULARY) as temporary:
         temporary.write_text(json.dumps(collector.vocabulary, ensure_ascii=False), encoding="utf-8")
     versions = {name: importlib.metadata.version(name) for name in ("numba", "PyStemmer", "numpy", "scipy")}
-    return {"settings": {**settings, "block": BLOCK, "terms": terms}, "versions": versions, "keep_vectors": False}
+    kept = {**settings, "block": BLOCK, "layout": LAYOUT, "terms": terms}
+    return {"settings": kept, "versions": versions, "keep_vectors": False}
 
 
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> ExactBm25Index:

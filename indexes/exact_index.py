@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError
 from ..ids import Ids, ids_file
 from .base import Hits, Options
 from .dense import Exclude, check_exclude, exclusion_pairs
-from .exact_layout import BLOCK, Layout, open_layout, write_layout
+from .exact_layout import BLOCK, LAYOUT, Layout, open_layout, write_layout
 from .exact_search import Batch, search_batch
 from .manifest import Manifest
 from .ordering import similar_first
@@ -37,7 +37,7 @@ class Work:
 
     Attributes:
         entries: (term, block) pairs whose maximum went into the bounds of blocks.
-        postings: weights that went into the bounds of documents.
+        postings: weights that went into the bounds of documents, zeros of dense terms among them.
         blocks: blocks whose postings were read.
         documents: documents that were scored exactly.
     """
@@ -165,12 +165,15 @@ def build_sparse(folder: Path, vectors: SparseShards, ids: Ids, plan: BuildPlan)
     given = np.arange(len(ids), dtype=np.int32)
     write_layout(folder / "exact", vectors, similar_first(vectors, BLOCK) if order == "similar" else given)
     versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}
-    settings = {"order": order, "block": BLOCK, "postings": vectors.postings}
+    settings = {"order": order, "block": BLOCK, "layout": LAYOUT, "postings": vectors.postings}
     return {"settings": settings, "versions": versions, "keep_vectors": False}
 
 
 def open_folder(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> ExactIndex:
     """Memory-map an index. Settings: `threads`."""
     check_names(settings, ("threads",), "settings for opening an exact index")
+    if manifest.settings.get("layout") != LAYOUT:
+        raise DataError("an exact index of another version of rtk, which this one cannot read; build it again",
+                        path=folder)  # fmt: skip
     layout = open_layout(folder / "exact")
     return ExactIndex(layout, Ids.load(ids_file(folder)), threads=settings.get("threads"), folder=folder)

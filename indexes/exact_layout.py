@@ -2,10 +2,13 @@
 
 Documents have positions, in an order that puts similar ones into the same block of `BLOCK`; `order` leads back to rows.
 For each term the inverted index has one entry for each block with the term: the block, how many of its documents have
-it, and the largest of their weights; and for each posting the place in the block and the weight. Weights there are
-eight bits, rounded up to a multiple of the term's `scale`, so that what is computed from them is never too low: bounds
-find candidates, and the float32 weights by document give the scores. Block-max pruning follows BMP (Mallia, Suel and
-Tonellotto, SIGIR 2024), with postings by term where BMP keeps them by block.
+it, and the largest of their weights; and for each posting the place in the block and the weight. A full term, which is
+in many blocks, has an entry for every block, whether the block has it or not, so that its entries are found by the
+block's number. A dense term, which is in many documents, has a weight for every document, mostly zero, in place of
+postings: at most four times the space, and added many at a time. Weights there are eight bits, rounded up to a multiple
+of the term's `scale`, so that what is computed from them is never too low: bounds find candidates, and the float32
+weights by document give the scores. Block-max pruning follows BMP (Mallia, Suel and Tonellotto, SIGIR 2024), with
+postings by term where BMP keeps them by block.
 """
 
 from __future__ import annotations
@@ -23,27 +26,36 @@ from .jit import jit
 from .sparse import SparseShards
 from .vectors import map_array
 
-__all__ = ["BLOCK", "Layout", "open_layout", "write_layout"]
+__all__ = ["BLOCK", "LAYOUT", "Layout", "open_layout", "write_layout"]
 
 BLOCK = 64
+LAYOUT = 2  # the number of this arrangement of files
 _LEVELS = 255
-_FILES = ("order", "bounds", "terms", "weights", "entry_bounds", "posting_bounds", "entry_block", "entry_maximum",
-          "entry_end", "posting", "scale")  # fmt: skip
+_FULL = 3  # a term in a third of all blocks is full
+_DENSE = 8  # a term with that many postings a block is dense
+_FILES = ("order", "bounds", "terms", "weights", "entry_bounds", "block_bounds", "posting_bounds", "entry_block",
+          "entry_maximum", "entry_end", "level_bounds", "level", "posting", "scale")  # fmt: skip
 
 
 class Layout(NamedTuple):
-    """The arrays of an exact index; `p` positions, `e` entries and `n` postings, `v` terms.
+    """The arrays of an exact index; `p` positions, `v` terms, `w` weights, `e` entries, `f` of them of terms that are
+    not full, `n` postings of terms that are not dense, `d` dense terms, which are full too.
 
     Attributes:
         order: (p,) int32, position → row.
         bounds: (p + 1,) int64: position i has terms[bounds[i]:bounds[i + 1]].
-        terms: (n,) uint16, or uint32 where the vocabulary is larger; ascending in each document.
-        weights: (n,) float32.
-        entry_bounds: (v + 1,) int64: term t has the entries entry_bounds[t]:entry_bounds[t + 1].
-        posting_bounds: (v + 1,) int64, the same for postings.
-        entry_block: (e,) uint32, ascending in each term.
-        entry_maximum: (e,) uint8, the largest weight of the entry in units of the term's scale, rounded up.
-        entry_end: (e,) uint32, where its postings end, counted from the term's first.
+        terms: (w,) uint16, or uint32 where the vocabulary is larger; ascending in each document.
+        weights: (w,) float32.
+        entry_bounds: (v + 1,) int64: term t has the entries entry_bounds[t]:entry_bounds[t + 1]; where they are as many
+            as there are blocks, they are in the order of blocks.
+        block_bounds: (v + 1,) int64, as entry_bounds, for the blocks of entries; a full term has none.
+        posting_bounds: (v + 1,) int64, the same for postings; a dense term has none.
+        entry_block: (f,) uint32, ascending in each term.
+        entry_maximum: (e,) uint8, the largest weight of the entry in units of the term's scale, rounded up; 0 where the
+            block does not have the term.
+        entry_end: (e,) uint32, where its postings end, counted from the term's first; 0 for a dense term.
+        level_bounds: (v + 1,) int64, the same for levels, of which a dense term has BLOCK for every block.
+        level: (d · blocks · BLOCK,) uint8, by position, the weight's level or 0.
         posting: (n,) uint16: the document's place in its block, and above it, times 256, the weight's level: the weight
             in units of the term's scale, rounded up, at least 1. Together, since a block's few are read at a time.
         scale: (v,) float64: no weight of term t is above its level · scale[t].
@@ -54,10 +66,13 @@ class Layout(NamedTuple):
     terms: np.ndarray
     weights: np.ndarray
     entry_bounds: np.ndarray
+    block_bounds: np.ndarray
     posting_bounds: np.ndarray
     entry_block: np.ndarray
     entry_maximum: np.ndarray
     entry_end: np.ndarray
+    level_bounds: np.ndarray
+    level: np.ndarray
     posting: np.ndarray
     scale: np.ndarray
 
@@ -93,18 +108,28 @@ def write_layout(folder: Path, shards: SparseShards, order: np.ndarray) -> None:
 def _write_inverted(folder: Path, bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, vocabulary: int) -> None:
     counts, entries, largest = _statistics(bounds, terms, weights, vocabulary)
     scale = np.maximum(largest.astype(np.float64) / _LEVELS * (1 + 1e-12), np.finfo(np.float64).tiny)
-    entry_bounds, posting_bounds = (np.concatenate([[0], np.cumsum(each)]) for each in (entries, counts))
-    for name, array in (("entry_bounds", entry_bounds), ("posting_bounds", posting_bounds), ("scale", scale)):
+    blocks = -(-(len(bounds) - 1) // BLOCK)
+    dense = counts >= max(1, blocks * _DENSE)
+    full = dense | (entries * _FULL >= max(1, blocks))
+    sizes = {
+        "entry_bounds": np.where(full, blocks, entries),
+        "block_bounds": entries * ~full,
+        "level_bounds": dense * blocks * BLOCK,
+        "posting_bounds": counts * ~dense,
+    }
+    starts = {name: np.concatenate([[0], np.cumsum(of_terms)]) for name, of_terms in sizes.items()}
+    for name, array in {**starts, "scale": scale}.items():
         _write(folder, name, array)
-    size, length = int(entry_bounds[-1]), int(posting_bounds[-1])
     with (
-        _array(folder, "entry_block", np.uint32, size) as block,
-        _array(folder, "entry_maximum", np.uint8, size) as maximum,
-        _array(folder, "entry_end", np.uint32, size) as ends,
-        _array(folder, "posting", np.uint16, length) as posting,
+        _array(folder, "entry_block", np.uint32, int(starts["block_bounds"][-1])) as block,
+        _array(folder, "entry_maximum", np.uint8, int(starts["entry_bounds"][-1])) as maximum,
+        _array(folder, "entry_end", np.uint32, int(starts["entry_bounds"][-1])) as ends,
+        _array(folder, "level", np.uint8, int(starts["level_bounds"][-1])) as levels,
+        _array(folder, "posting", np.uint16, int(starts["posting_bounds"][-1])) as posting,
     ):
-        _invert(bounds, terms, weights, scale, entry_bounds[:-1].copy(), posting_bounds,
-                block, maximum, ends, posting)  # fmt: skip
+        _invert(bounds, terms, weights, scale, full, dense, starts["entry_bounds"], starts["block_bounds"],
+                starts["level_bounds"], starts["posting_bounds"], block, maximum, ends, levels, posting)  # fmt: skip
+        _fill(full & ~dense, starts["entry_bounds"], maximum, ends)
 
 
 @contextmanager
@@ -172,12 +197,14 @@ def _statistics(
 
 @jit
 def _invert(
-    bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, scale: np.ndarray,
-    next_entry: np.ndarray, posting_bounds: np.ndarray,
-    block: np.ndarray, maximum: np.ndarray, ends: np.ndarray, posting: np.ndarray,
+    bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, scale: np.ndarray, full: np.ndarray, dense: np.ndarray,
+    entry_bounds: np.ndarray, block_bounds: np.ndarray, level_bounds: np.ndarray, posting_bounds: np.ndarray,
+    block: np.ndarray, maximum: np.ndarray, ends: np.ndarray, levels: np.ndarray, posting: np.ndarray,
 ) -> None:  # fmt: skip
-    """Write entries and postings term by term, walking over the documents once."""
+    """Write entries and postings term by term, walking over the documents once. The arrays are all zero before, and
+    entries of blocks without the term stay so."""
     last = np.full(len(scale), -1, np.int64)
+    next_entry = entry_bounds[:-1].copy()
     next_posting = posting_bounds[:-1].copy()
     for position in range(len(bounds) - 1):
         here = position // BLOCK
@@ -187,14 +214,30 @@ def _invert(
             level = max(1, int(np.ceil(value / scale[term])))
             if level * scale[term] < value:  # the division rounded down
                 level += 1
-            entry = next_entry[term] - 1
             if last[term] != here:
                 last[term] = here
-                entry = next_entry[term]
+                if full[term]:
+                    next_entry[term] = entry_bounds[term] + here
+                else:
+                    block[block_bounds[term] + next_entry[term] - entry_bounds[term]] = here
                 next_entry[term] += 1
-                block[entry] = here
-                maximum[entry] = 0
+            entry = next_entry[term] - 1
             maximum[entry] = max(maximum[entry], level)
-            ends[entry] = next_posting[term] + 1 - posting_bounds[term]
-            posting[next_posting[term]] = position % BLOCK + level * 256
-            next_posting[term] += 1
+            if dense[term]:
+                levels[level_bounds[term] + position] = level
+            else:
+                ends[entry] = next_posting[term] + 1 - posting_bounds[term]
+                posting[next_posting[term]] = position % BLOCK + level * 256
+                next_posting[term] += 1
+
+
+@jit
+def _fill(full: np.ndarray, entry_bounds: np.ndarray, maximum: np.ndarray, ends: np.ndarray) -> None:
+    """Let entries of blocks without the term end where the block before them ends."""
+    for term in range(len(full)):
+        if full[term]:
+            end = np.uint32(0)
+            for entry in range(entry_bounds[term], entry_bounds[term + 1]):
+                if maximum[entry]:
+                    end = ends[entry]
+                ends[entry] = end

@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .exact_layout import BLOCK, Layout
-from .jit import jit
+from .jit import jit, prefetch
 
 __all__ = ["Batch", "search_batch"]
 
 _UNITS = 1 << 29  # the greatest possible sum of a query, in whole units
 _BUCKETS = 1 << 10
-_CHECK = 16  # postings a block between two looks at which blocks are left
-_SPARSE = 64  # entries a block from which on a block's entry is looked up
+_SPARSE = 32  # entries a block from which on a block's entry is looked up
+_AHEAD = 16  # entries whose postings are on their way
 _FIRST = 32  # blocks that give the first k-th score; more for long lists
 
 
@@ -71,16 +71,23 @@ class Space(NamedTuple):
 
     Attributes:
         dense: (v,) float64, the query's weights by term; zero between queries.
-        bound: (blocks,) int32, what the terms that are not added yet can add.
-        slot: (blocks,) int32 or -1, alive: the blocks that have a slot, in order.
-        sums: (blocks · BLOCK,) int32, bounds of the documents in blocks that have a slot.
-        blocked: (documents,) whether a position must not be returned; false between queries.
+        bound: (blocks,) int32, what the terms that are not added yet can add; zero once a block has been read.
+        slot: (blocks,) int32, the blocks that are being read; -1 for all others, for all between readings.
+        block: (blocks,) int32, slot → block, in order of blocks.
+        live: (blocks,) int32, the slots whose blocks can still have one of the best documents, in order.
+        pending: (blocks,) int32, the blocks that are still to be read.
+        highest: (blocks,) int32, by slot, the greatest of its sums.
+        sums: (blocks · BLOCK,) int32, by slot, bounds of the documents from the terms that are added.
+        blocked: (documents,) whether a position must not be returned, false between queries; empty if no query has any.
     """
 
     dense: np.ndarray
     bound: np.ndarray
     slot: np.ndarray
-    alive: np.ndarray
+    block: np.ndarray
+    live: np.ndarray
+    pending: np.ndarray
+    highest: np.ndarray
     sums: np.ndarray
     blocked: np.ndarray
 
@@ -91,8 +98,9 @@ def search_batch(index: Layout, batch: Batch, first: int, last: int) -> None:
     documents = len(index.order)
     blocks = -(-documents // BLOCK)
     space = Space(
-        np.zeros(len(index.scale), np.float64), np.empty(blocks, np.int32), np.empty(blocks, np.int32),
-        np.empty(blocks, np.int32), np.empty(blocks * BLOCK, np.int32), np.zeros(documents, np.bool_),
+        np.zeros(len(index.scale), np.float64), np.empty(blocks, np.int32), np.full(blocks, -1, np.int32),
+        np.empty(blocks, np.int32), np.empty(blocks, np.int32), np.empty(blocks, np.int32), np.empty(blocks, np.int32),
+        np.empty(blocks * BLOCK, np.int32), np.zeros(documents if len(batch.excluded) else 0, np.bool_),
     )  # fmt: skip
     k = min(batch.rows.shape[1], documents)
     for number in range(first, last):
@@ -122,12 +130,14 @@ def _search(
     _bound_blocks(index, query, space.bound)
     for term in query.terms:
         work[0] += index.entry_bounds[term + 1] - index.entry_bounds[term]
-    found, least, wanted, below = 0, 1, _FIRST + len(rows) // 4, 1 << 31
-    while least < below:
-        above = max(least, min(below - 1, _cut(space.bound, wanted)))
-        found = _read_blocks(index, query, space, above, below, rows, scores, found, work)
-        least = _least(found, rows, scores, query.unit)
-        below, wanted = above, 8 * wanted
+    found, wanted = 0, _FIRST + len(rows) // 4
+    reading = _select(space.bound, _cut(space.bound, wanted), space.block)
+    found = _read_blocks(index, query, space, reading, rows, scores, found, work)
+    pending = _select(space.bound, _least(found, rows, scores, query.unit), space.pending)
+    while pending:
+        wanted *= 8
+        reading, pending = _share(space, pending, _least(found, rows, scores, query.unit), wanted)
+        found = _read_blocks(index, query, space, reading, rows, scores, found, work)
     return found
 
 
@@ -149,8 +159,42 @@ def _bound_blocks(index: Layout, query: Query, bound: np.ndarray) -> None:
     bound[:] = 0
     for at in range(len(query.terms)):
         factor, term = query.factors[at], query.terms[at]
-        for entry in range(np.uint64(index.entry_bounds[term]), np.uint64(index.entry_bounds[term + 1])):
-            bound[np.uint64(index.entry_block[entry])] += np.int32(factor * np.int32(index.entry_maximum[entry]))
+        maxima = index.entry_maximum[index.entry_bounds[term] : index.entry_bounds[term + 1]]
+        if len(maxima) == len(bound):
+            for block in range(len(bound)):
+                bound[block] += np.int32(factor * np.int32(maxima[block]))
+        else:
+            blocks = index.entry_block[index.block_bounds[term] : index.block_bounds[term + 1]]
+            for entry in range(len(blocks)):
+                bound[np.uint64(blocks[entry])] += np.int32(factor * np.int32(maxima[entry]))
+
+
+@jit
+def _select(bounds: np.ndarray, least: int, chosen: np.ndarray) -> int:
+    """Write the numbers of the bounds that reach `least`, in order; how many."""
+    count = 0
+    for number in range(len(bounds)):
+        if bounds[number] >= least:
+            chosen[count] = number
+            count += 1
+    return count
+
+
+@jit
+def _share(space: Space, pending: int, least: int, wanted: int) -> tuple[int, int]:
+    """Choose about `wanted` of the pending blocks for reading, those with the greatest bounds; how many there are, and
+    how many of the others reach `least` and stay."""
+    above = least if pending <= wanted else max(least, _cut(space.bound[space.pending[:pending]], wanted))
+    reading = staying = 0
+    for at in range(pending):
+        block = space.pending[at]
+        if space.bound[block] >= above:
+            space.block[reading] = block
+            reading += 1
+        elif space.bound[block] >= least:
+            space.pending[staying] = block
+            staying += 1
+    return reading, staying
 
 
 @jit
@@ -188,23 +232,22 @@ def _least(found: int, rows: np.ndarray, scores: np.ndarray, unit: float) -> int
 
 @jit
 def _read_blocks(
-    index: Layout, query: Query, space: Space, above: int, below: int,
-    rows: np.ndarray, scores: np.ndarray, found: int, work: np.ndarray,
+    index: Layout, query: Query, space: Space, reading: int, rows: np.ndarray, scores: np.ndarray, found: int,
+    work: np.ndarray,
 ) -> int:  # fmt: skip
-    """Look for better documents in the blocks whose bound is at least `above` and under `below`."""
-    alive = 0
-    for block in range(len(space.bound)):
-        space.slot[block] = -1
-        if above <= space.bound[block] < below:
-            space.slot[block] = alive
-            space.alive[alive] = block
-            alive += 1
-    sums = space.sums[: alive * BLOCK]
-    sums[:] = 0
-    work[2] += alive
+    """Look for better documents in the blocks that were chosen for reading."""
+    space.sums[: reading * BLOCK] = 0
+    space.highest[:reading] = 0
+    for slot in range(reading):
+        space.slot[space.block[slot]] = slot
+        space.live[slot] = slot
     least = _least(found, rows, scores, query.unit)
-    _add_up(index, query, space, alive, least, work)
-    keys = _candidates(sums, least)
+    left = _add_up(index, query, space, reading, least, work)
+    work[2] += reading
+    for slot in range(reading):
+        space.slot[space.block[slot]] = -1
+        space.bound[space.block[slot]] = 0
+    keys = _candidates(space, left, least)
     while len(keys):
         lower = _cut(keys >> 32, 2 * len(rows)) << 32
         some = np.sort(keys[keys >= lower])
@@ -214,24 +257,20 @@ def _read_blocks(
 
 
 @jit
-def _candidates(sums: np.ndarray, least: int) -> np.ndarray:
-    """The documents whose sum is at least `least`, as sum · 2³² + place."""
+def _candidates(space: Space, left: int, least: int) -> np.ndarray:
+    """The documents whose sum is at least `least`, as sum · 2³² + slot · BLOCK + place."""
     count = 0
     keys = np.empty(256, np.int64)
-    for block in range(len(sums) // BLOCK):
-        part = sums[block * BLOCK : (block + 1) * BLOCK]
-        highest = np.int32(0)
-        for value in part:
-            highest = max(highest, value)
-        if highest < least:
+    for slot in space.live[:left]:
+        if space.highest[slot] < least:
             continue
         if count + BLOCK > len(keys):
             wider = np.empty(2 * len(keys), np.int64)
             wider[:count] = keys[:count]
             keys = wider
-        for place in range(BLOCK):
-            if part[place] >= least:
-                keys[count] = (np.int64(part[place]) << 32) | (block * BLOCK + place)
+        for at in range(slot * BLOCK, (slot + 1) * BLOCK):
+            if space.sums[at] >= least:
+                keys[count] = (np.int64(space.sums[at]) << 32) | at
                 count += 1
     return keys[:count]
 
@@ -247,8 +286,8 @@ def _score_some(
         if (some[at] >> 32) < least:
             break
         place = some[at] & 0xFFFFFFFF
-        position = space.alive[place // BLOCK] * BLOCK + place % BLOCK
-        if not space.blocked[position]:
+        position = space.block[place // BLOCK] * BLOCK + place % BLOCK
+        if len(space.blocked) == 0 or not space.blocked[position]:
             work[3] += 1
             found = _offer(index.order[position], _score(index, position, space.dense), rows, scores, found)
             least = _least(found, rows, scores, unit)
@@ -256,100 +295,154 @@ def _score_some(
 
 
 @jit
-def _add_up(index: Layout, query: Query, space: Space, alive: int, least: int, work: np.ndarray) -> None:
-    """Add the bounds of all documents in the blocks that have a slot, term by term.
+def _add_up(index: Layout, query: Query, space: Space, reading: int, least: int, work: np.ndarray) -> int:
+    """Add the bounds of the documents in the blocks that are being read, term by term; how many blocks are left.
 
-    In between, blocks go whose best document cannot reach `least` with all that the block's other terms could add: the
-    bound of a block is the sum of maxima of different documents, and falls towards the truth as terms are added.
+    Before a term whose cost depends on them, blocks go whose best document cannot reach `least` with all that the
+    block's other terms could add: the bound of a block is the sum of maxima of different documents, and falls towards
+    the truth as terms are added.
     """
-    since, left = 0, alive
+    left = reading
     for at in range(len(query.terms)):
-        term = query.terms[at]
-        if left * _SPARSE < index.entry_bounds[term + 1] - index.entry_bounds[term]:
-            read = _add_term_here(index, term, query.factors[at], space, alive)
+        term, factor = query.terms[at], query.factors[at]
+        entries = index.entry_bounds[term + 1] - index.entry_bounds[term]
+        if entries < len(space.bound) and entries <= left * _SPARSE:
+            work[1] += _add_term(index, term, factor, space)
+            continue
+        left = _drop_blocks(space, left, least)
+        if not left:
+            break
+        if index.level_bounds[term] < index.level_bounds[term + 1]:
+            work[1] += _add_dense_term(index, term, factor, space, left)
+        elif entries == len(space.bound):
+            work[1] += _add_full_term(index, term, factor, space, left)
         else:
-            read = _add_term(index, term, query.factors[at], space)
-        work[1] += read
-        since += read
-        if least > 1 and since >= left * _CHECK and at + 1 < len(query.terms):
-            since, left = 0, _drop_blocks(space, alive, least)
+            work[1] += _add_term_here(index, term, factor, space, left)
+    return _drop_blocks(space, left, least)
 
 
 @jit
-def _drop_blocks(space: Space, alive: int, least: int) -> int:
-    """Take the slots of blocks that cannot reach `least`, and clear their sums; how many blocks are left."""
-    left = 0
-    for place in range(alive):
-        block = space.alive[place]
-        if space.slot[block] < 0:
-            continue
-        part = space.sums[place * BLOCK : (place + 1) * BLOCK]
-        highest = np.int32(0)
-        for value in part:
-            highest = max(highest, value)
-        if highest + space.bound[block] < least:
+def _drop_blocks(space: Space, left: int, least: int) -> int:
+    """Let go of blocks that cannot reach `least`; how many are left."""
+    staying = 0
+    for at in range(left):
+        slot = space.live[at]
+        block = space.block[slot]
+        if space.highest[slot] + space.bound[block] < least:
             space.slot[block] = -1
-            part[:] = 0
         else:
-            left += 1
-    return left
+            space.live[staying] = slot
+            staying += 1
+    return staying
+
+
+@jit
+def _add_dense_term(index: Layout, term: int, factor: int, space: Space, left: int) -> int:
+    """Add the bounds of a dense term to the blocks that are left; how many weights that took."""
+    entries, levels = np.uint64(index.entry_bounds[term]), np.uint64(index.level_bounds[term])
+    size = np.uint64(BLOCK)
+    for at in range(left):
+        if at + _AHEAD < left:
+            ahead = np.uint64(space.block[space.live[at + _AHEAD]])
+            prefetch(index.level, levels + ahead * size)
+            prefetch(index.entry_maximum, entries + ahead)
+        slot = space.live[at]
+        block = np.uint64(space.block[slot])
+        space.bound[block] -= np.int32(factor * np.int32(index.entry_maximum[entries + block]))
+        first, start = np.uint64(slot) * size, levels + block * size
+        highest = np.int32(0)
+        for place in range(size):
+            value = np.int32(space.sums[first + place] + np.int32(factor * np.int32(index.level[start + place])))
+            space.sums[first + place] = value
+            highest = max(highest, value)
+        space.highest[slot] = highest
+    return left * BLOCK
+
+
+@jit
+def _add_full_term(index: Layout, term: int, factor: int, space: Space, left: int) -> int:
+    """The same for another full term."""
+    read = 0
+    base = np.uint64(index.posting_bounds[term])
+    entries = np.uint64(index.entry_bounds[term])
+    for at in range(left):
+        if at + _AHEAD < left:
+            prefetch(index.entry_end, entries + np.uint64(space.block[space.live[at + _AHEAD]]))
+        if at + _AHEAD // 2 < left:
+            ahead = entries + np.uint64(space.block[space.live[at + _AHEAD // 2]])
+            prefetch(index.entry_maximum, ahead)
+            prefetch(index.posting, base + np.uint64(index.entry_end[ahead - np.uint64(ahead > 0)]))
+        slot = space.live[at]
+        block = np.uint64(space.block[slot])
+        entry = entries + block
+        begin = base + np.uint64(index.entry_end[entry - np.uint64(1)]) if block else base
+        read += _add_entry(index, entry, block, begin, base + np.uint64(index.entry_end[entry]), factor, space)
+    return read
 
 
 @jit
 def _add_term(index: Layout, term: int, factor: int, space: Space) -> int:
-    """Add one term's bounds to documents by reading all its entries; how many postings that took."""
+    """The same for a term that is not full, by going through all its entries."""
     read = 0
     base = np.uint64(index.posting_bounds[term])
     begin = base
-    for entry in range(np.uint64(index.entry_bounds[term]), np.uint64(index.entry_bounds[term + 1])):
+    entry = np.uint64(index.entry_bounds[term])
+    for at in range(np.uint64(index.block_bounds[term]), np.uint64(index.block_bounds[term + 1])):
         end = base + np.uint64(index.entry_end[entry])
-        if space.slot[np.uint64(index.entry_block[entry])] >= 0:
-            read += _add_entry(index, entry, begin, end, factor, space)
+        block = np.uint64(index.entry_block[at])
+        if space.slot[block] >= 0:
+            read += _add_entry(index, entry, block, begin, end, factor, space)
         begin = end
+        entry += np.uint64(1)
     return read
 
 
 @jit
-def _add_term_here(index: Layout, term: int, factor: int, space: Space, alive: int) -> int:
-    """The same by looking up the entries of the few blocks that have a slot, in steps that double, then halve."""
+def _add_term_here(index: Layout, term: int, factor: int, space: Space, left: int) -> int:
+    """The same by looking up the entries of the few blocks that are left, in steps that double, then halve."""
     read = 0
     base = np.uint64(index.posting_bounds[term])
-    first, last = index.entry_bounds[term], index.entry_bounds[term + 1]
-    low = first  # every entry before it is of an earlier block
-    for place in range(alive):
-        block = space.alive[place]
-        if space.slot[block] < 0:
-            continue
+    blocks = index.entry_block[index.block_bounds[term] : index.block_bounds[term + 1]]
+    first = index.entry_bounds[term]
+    low = 0  # every entry before it is of an earlier block
+    for slot in space.live[:left]:
+        block = space.block[slot]
         step = 1
-        while low + step < last and index.entry_block[low + step] <= block:
+        while low + step < len(blocks) and blocks[low + step] <= block:
             low += step
             step *= 2
-        high = min(low + step, last)
+        high = min(low + step, len(blocks))
         while low < high:
             middle = (low + high) // 2
-            if index.entry_block[middle] < block:
+            if blocks[middle] < block:
                 low = middle + 1
             else:
                 high = middle
-        if low == last:
+        if low == len(blocks):
             break
-        if index.entry_block[low] == block:
-            begin = base if low == first else base + np.uint64(index.entry_end[low - 1])
-            end = base + np.uint64(index.entry_end[low])
-            read += _add_entry(index, np.uint64(low), begin, end, factor, space)
+        if blocks[low] == block:
+            entry = np.uint64(first + low)
+            begin = base + np.uint64(index.entry_end[entry - np.uint64(1)]) if low else base
+            end = base + np.uint64(index.entry_end[entry])
+            read += _add_entry(index, entry, np.uint64(block), begin, end, factor, space)
     return read
 
 
 @jit
-def _add_entry(index: Layout, entry: Any, begin: Any, end: Any, factor: int, space: Space) -> Any:
+def _add_entry(index: Layout, entry: Any, block: Any, begin: Any, end: Any, factor: int, space: Space) -> Any:
     """Add the postings of one entry, and take it off what its block can still add. Unsigned indices spare a test for
     negative ones at every posting."""
-    block = np.uint64(index.entry_block[entry])
+    slot = np.uint64(space.slot[block])
     space.bound[block] -= np.int32(factor * np.int32(index.entry_maximum[entry]))
-    first = np.uint64(space.slot[block]) * np.uint64(BLOCK)
+    first = slot * np.uint64(BLOCK)
+    highest = space.highest[slot]
     for here in range(begin, end):
         posting = index.posting[here]
-        space.sums[first + np.uint64(posting & 255)] += np.int32(factor * np.int32(posting >> 8))
+        place = first + np.uint64(posting & 255)
+        value = np.int32(space.sums[place] + np.int32(factor * np.int32(posting >> 8)))
+        space.sums[place] = value
+        highest = max(highest, value)
+    space.highest[slot] = highest
     return np.int64(end - begin)
 
 

@@ -71,6 +71,34 @@ def test_equals_a_dense_product_with_many_ties(order: str, k: int, tmp_path: Pat
     assert_equal(build(tmp_path / "index", documents, settings={"order": order}), documents, queries, k)
 
 
+@pytest.mark.parametrize("k", [1, 20, 600])
+def test_equals_a_dense_product_for_terms_of_every_frequency(k: int, tmp_path: Path) -> None:
+    """Terms in every document, in all of a few blocks, in a few of most blocks, in few blocks, in one document."""
+    generator = np.random.default_rng(2)
+    documents = np.zeros((4000, 40), np.float32)
+    places = [np.arange(4000), np.arange(900, 1700), np.arange(0, 4000, 9), np.arange(5, 4000, 640), np.asarray([3999])]
+    for term in range(40):
+        here = places[term % 5] if term < 20 else generator.choice(4000, 150 * (term - 19), replace=False)
+        documents[here, term] = np.round(generator.gamma(1, 2, len(here)) * 4) / 4 + 0.25
+    queries = np.round(generator.random((25, 40)) * (generator.random((25, 40)) < 0.3) * 8) / 8
+    index = build(tmp_path / "index", documents, settings={"order": "given"})
+    layout = index.layout
+    listed, levels = np.diff(layout.block_bounds) > 0, np.diff(layout.level_bounds) > 0
+    kinds = {(bool(one), bool(two)) for one, two in zip(listed, levels, strict=True)}
+    assert kinds == {(True, False), (False, False), (False, True)}  # the test is of all of them
+    assert_equal(index, documents, queries, k)
+
+
+def test_an_index_of_another_layout_is_refused(tmp_path: Path) -> None:
+    build(tmp_path / "index", DOCUMENTS)
+    path = tmp_path / "index" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["settings"]["layout"] = 1
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(DataError, match="another version of rtk"):
+        open_index(tmp_path / "index")
+
+
 _WEIGHTS = st.sampled_from([0.0, 0.0, 0.0, 1e-30, 0.001, 0.1, 0.30000001, 1.0, 1.0000001, 3.7, 255.0, 1e6])
 
 
