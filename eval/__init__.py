@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         check_collection,
         open_collection,
     )
+    from .cropped_queries import Cropping, crop_queries
     from .documents import Document, Documents
     from .files import read_run, run_name, write_run
     from .fusion import fuse
@@ -77,6 +78,7 @@ _HOMES = {
     "CollectionReport": "collection",
     "Comparison": "significance",
     "Conventions": "collection",
+    "Cropping": "cropped_queries",
     "Difference": "significance",
     "Document": "documents",
     "Documents": "documents",
@@ -99,6 +101,7 @@ _HOMES = {
     "Agreement": "approximate",
     "agreement": "approximate",
     "compare": "significance",
+    "crop_queries": "cropped_queries",
     "evaluate": "measures",
     "fuse": "fusion",
     "get_preset": "presets",
@@ -147,6 +150,7 @@ __all__ = [
     "CollectionReport",
     "Comparison",
     "Conventions",
+    "Cropping",
     "Difference",
     "Document",
     "Documents",
@@ -167,6 +171,7 @@ __all__ = [
     "check_collection",
     "chunk_documents",
     "compare",
+    "crop_queries",
     "evaluate",
     "fuse",
     "get_preset",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ..ids import Ids, ids_file
 from .base import Hits, Options
 from .dense import Exclude, check_exclude, exclusion_pairs
 from .exact_layout import BLOCK, LAYOUT, Layout, open_layout, write_layout
-from .exact_search import Batch, search_batch
+from .exact_search import Batch, Space, make_space, search_batch
 from .manifest import Manifest
 from .ordering import similar_first
 from .plan import BuildPlan
@@ -65,6 +66,7 @@ class ExactIndex:
     def __init__(self, layout: Layout, ids: Ids, *, threads: int | None = None, folder: Path | None = None) -> None:
         self.layout, self.ids, self.folder = layout, ids, folder
         self._largest = layout.scale * 255
+        self._rooms = threading.local()
         self.threads = check_threads({"threads": len(os.sched_getaffinity(0)) if threads is None else threads})
 
     def __len__(self) -> int:
@@ -119,6 +121,8 @@ class ExactIndex:
 
     def _refuse_overflow(self, queries: csr_matrix) -> None:
         products = queries.data * self._largest[queries.indices]
+        if products.sum() <= np.finfo(np.float32).max:  # of all queries together
+            return
         over = np.bincount(_row_numbers(queries), weights=products) > np.finfo(np.float32).max
         if over.any():
             raise DataError(f"query {int(np.argmax(over))} has scores beyond {np.finfo(np.float32).max:.3g}, the "
@@ -141,13 +145,20 @@ class ExactIndex:
         count = len(batch.rows)
         starts = range(0, count, max(1, min(_QUERIES, -(-count // threads))))
         if threads == 1 or len(starts) < 2:
-            search_batch(self.layout, batch, 0, count)
+            search_batch(self.layout, batch, self._room(), 0, count)
             return
         with ThreadPoolExecutor(min(threads, len(starts))) as pool:
-            for done in [
-                pool.submit(search_batch, self.layout, batch, at, min(at + starts.step, count)) for at in starts
-            ]:
+            for done in [pool.submit(self._search_part, batch, at, min(at + starts.step, count)) for at in starts]:
                 done.result()
+
+    def _search_part(self, batch: Batch, first: int, last: int) -> None:
+        search_batch(self.layout, batch, self._room(), first, last)
+
+    def _room(self) -> Space:
+        """What this thread's searches write to, kept between them."""
+        if not hasattr(self._rooms, "space"):
+            self._rooms.space = make_space(self.layout)
+        return self._rooms.space
 
 
 def _row_numbers(matrix: csr_matrix) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 from .exact_layout import BLOCK, Layout
 from .jit import jit, prefetch
 
-__all__ = ["Batch", "search_batch"]
+__all__ = ["Batch", "Space", "make_space", "search_batch"]
 
 _UNITS = 1 << 29  # the greatest possible sum of a query, in whole units
 _BUCKETS = 1 << 10
@@ -67,7 +67,7 @@ class Query(NamedTuple):
 
 
 class Space(NamedTuple):
-    """What the queries of one thread share.
+    """What the queries of one thread share, left as it was found by every query.
 
     Attributes:
         dense: (v,) float64, the query's weights by term; zero between queries.
@@ -78,7 +78,7 @@ class Space(NamedTuple):
         pending: (blocks,) int32, the blocks that are still to be read.
         highest: (blocks,) int32, by slot, the greatest of its sums.
         sums: (blocks · BLOCK,) int32, by slot, bounds of the documents from the terms that are added.
-        blocked: (documents,) whether a position must not be returned, false between queries; empty if no query has any.
+        blocked: (documents,) whether a position must not be returned, false between queries.
     """
 
     dense: np.ndarray
@@ -92,17 +92,21 @@ class Space(NamedTuple):
     blocked: np.ndarray
 
 
-@jit
-def search_batch(index: Layout, batch: Batch, first: int, last: int) -> None:
-    """Search queries first:last and write their hits, in order."""
-    documents = len(index.order)
-    blocks = -(-documents // BLOCK)
-    space = Space(
-        np.zeros(len(index.scale), np.float64), np.empty(blocks, np.int32), np.full(blocks, -1, np.int32),
-        np.empty(blocks, np.int32), np.empty(blocks, np.int32), np.empty(blocks, np.int32), np.empty(blocks, np.int32),
-        np.empty(blocks * BLOCK, np.int32), np.zeros(documents if len(batch.excluded) else 0, np.bool_),
+def make_space(index: Layout) -> Space:
+    """Room for one thread's searches: five bytes a document and a few a term, of which pages are taken when needed."""
+    blocks = -(-len(index.order) // BLOCK)
+    bound, block, live, pending, highest = (np.empty(blocks, np.int32) for _ in range(5))
+    return Space(
+        dense=np.zeros(len(index.scale), np.float64), bound=bound, slot=np.full(blocks, -1, np.int32), block=block,
+        live=live, pending=pending, highest=highest, sums=np.empty(blocks * BLOCK, np.int32),
+        blocked=np.zeros(len(index.order), np.bool_),
     )  # fmt: skip
-    k = min(batch.rows.shape[1], documents)
+
+
+@jit
+def search_batch(index: Layout, batch: Batch, space: Space, first: int, last: int) -> None:
+    """Search queries first:last and write their hits, in order."""
+    k = min(batch.rows.shape[1], len(index.order))
     for number in range(first, last):
         begin, end = batch.bounds[number], batch.bounds[number + 1]
         if begin == end or k == 0:
@@ -174,9 +178,8 @@ def _select(bounds: np.ndarray, least: int, chosen: np.ndarray) -> int:
     """Write the numbers of the bounds that reach `least`, in order; how many."""
     count = 0
     for number in range(len(bounds)):
-        if bounds[number] >= least:
-            chosen[count] = number
-            count += 1
+        chosen[count] = number  # written whether it stays or not, which is faster than a branch
+        count += bounds[number] >= least
     return count
 
 
@@ -287,7 +290,7 @@ def _score_some(
             break
         place = some[at] & 0xFFFFFFFF
         position = space.block[place // BLOCK] * BLOCK + place % BLOCK
-        if len(space.blocked) == 0 or not space.blocked[position]:
+        if not space.blocked[position]:
             work[3] += 1
             found = _offer(index.order[position], _score(index, position, space.dense), rows, scores, found)
             least = _least(found, rows, scores, unit)

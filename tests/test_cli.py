@@ -12,8 +12,8 @@ import pytest
 from rtk import extras
 
 VERBS = (
-    "index", "search", "rerank", "train", "eval", "encode", "explain", "mine", "fuse", "idf", "soup", "quickstart",
-    "doctor",
+    "index", "search", "rerank", "train", "eval", "encode", "explain", "mine", "fuse", "crop", "idf", "soup",
+    "quickstart", "doctor",
 )  # fmt: skip
 
 

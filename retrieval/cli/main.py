@@ -13,7 +13,23 @@ from typer.exceptions import TyperException
 
 from ..._version import __version__
 from ...errors import RtkError
-from . import doctor, encode, evaluate, explain, fuse, idf, index, mine, quickstart, recipe, rerank, search, soup, train
+from . import (
+    crop,
+    doctor,
+    encode,
+    evaluate,
+    explain,
+    fuse,
+    idf,
+    index,
+    mine,
+    quickstart,
+    recipe,
+    rerank,
+    search,
+    soup,
+    train,
+)
 
 app = typer.Typer(
     name="rtk",
@@ -33,7 +49,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for verb in (index, search, rerank, train, evaluate, encode, explain, mine, fuse, idf, soup, quickstart, doctor):
+for verb in (index, search, rerank, train, evaluate, encode, explain, mine, fuse, crop, idf, soup, quickstart, doctor):
     app.command(name=verb.NAME, help=verb.HELP, no_args_is_help=verb.NAME not in ("quickstart", "doctor"))(verb.command)
 
 app.add_typer(recipe.app, name=recipe.NAME)

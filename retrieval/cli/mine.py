@@ -34,7 +34,7 @@ from .mine_options import (
     Skip,
     Teacher,
 )
-from .options import CollectionSpec, Device, Json, Out, Overwrite, Quiet, Seed, Split
+from .options import CollectionSpec, Device, Json, Out, Overwrite, Quiet, Seed, Split, number_range
 
 if TYPE_CHECKING:
     from ...eval import Collection, Judgments, Run
@@ -105,7 +105,8 @@ def command(
             check_output(path, overwrite=overwrite)
         opened = open_collection(collection)
         limits = MiningLimits(
-            _range(ranks), absolute_margin, relative_margin, percent_of_positive, max_score, min_score, skip,
+            number_range("--ranks", ranks, "10:200"),
+            absolute_margin, relative_margin, percent_of_positive, max_score, min_score, skip,
             identical_ids or opened.conventions.drop_identical_ids, positive_score, consistency_rank,
             (opened.queries(split), opened.documents) if identical_texts else None,
         )  # fmt: skip
@@ -241,10 +242,3 @@ def _candidates(
     if found is not None:
         write_run(run, found)
     return run
-
-
-def _range(text: str) -> tuple[int, int]:
-    first, colon, last = text.partition(":")
-    if not colon or not first.isdigit() or not last.isdigit():
-        raise ConfigError(f"--ranks {text!r}: expected FIRST:LAST, such as 10:200")
-    return int(first), int(last)

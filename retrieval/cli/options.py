@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ...errors import ConfigError
+
 CollectionSpec = Annotated[
     str,
     typer.Option("--collection", "-c", help="Folder in BEIR layout, ir_datasets id, or `pydocs`.", show_default=False),
@@ -56,3 +58,15 @@ def encoder_settings(
         "quantise": quantise,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def number_range(option: str, text: str, example: str) -> tuple[int, int]:
+    """FIRST:LAST as two numbers.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdigit() or not last.isdigit():
+        raise ConfigError(f"{option} {text!r}: expected two whole numbers, such as {example}")
+    return int(first), int(last)
