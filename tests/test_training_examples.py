@@ -88,6 +88,21 @@ def test_a_grade_below_the_positive_one_is_neither_positive_nor_negative(toy: Co
     assert len(table) == 1
 
 
+def test_what_a_pool_does_not_list_is_neither_positive_nor_negative(toy: Collection):
+    negatives = run_of({"q0": {"d0": 9, "d3": 8}, "q1": {"d5": 3}})
+    pool = run_of({"q0": {"d1": 3, "d5": 2}, "q1": {"d4": 1}})
+    table = make_table(toy, "train", RoleRuns((negatives,), pool=pool))
+    assert row_of(table, "q0") == ([1], [3])
+    assert len(table) == 1  # q1 has no positive in the pool
+    assert table.relevant_of(np.array([0]))[0].tolist() == [1, 0]
+    report = table.report
+    assert (report.positives, report.outside_pool, report.without_positives) == (1, 2, 2)
+    assert "2 documents judged relevant outside of the pool: no positives" in report.lines()
+    assert make_table(toy, "train", RoleRuns((negatives,))).report.positives == 3  # another table
+    with pytest.raises(DataError, match="grade 1 or better in the pool"):
+        make_table(toy, "train", RoleRuns(pool=run_of({"q0": {"d5": 1}})))
+
+
 def test_raw_logits_are_preferred_to_the_scores_that_order(toy: Collection):
     teacher = run_of({"q1": {"d2": 1.0}})
     teacher = teacher.replace(columns={"raw": np.float32([7.25])})

@@ -46,12 +46,21 @@ class Block(BaseModel):
 
 
 class Runs(Block):
-    """Run files by role. Relative paths are relative to the working directory."""
+    """Run files by role. Relative paths are relative to the working directory.
+
+    Attributes:
+        negatives: what negatives are drawn from.
+        teachers: scores, each a column by its file's stem.
+        first_stage: ranks and scores of a first stage.
+        labels: graded labels.
+        pool: only what it lists can be a positive; other documents judged relevant are no negatives either.
+    """
 
     negatives: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     first_stage: str | None = None
     labels: str | None = None
+    pool: str | None = None
 
     @field_validator("negatives", "teachers", mode="before")
     @classmethod
@@ -61,7 +70,7 @@ class Runs(Block):
     def files(self) -> list[tuple[str, str]]:
         """(role, path) of every file."""
         pairs = [("negatives", path) for path in self.negatives] + [("teachers", path) for path in self.teachers]
-        return pairs + [(role, path) for role in ("first_stage", "labels") if (path := getattr(self, role))]
+        return pairs + [(role, path) for role in ("first_stage", "labels", "pool") if (path := getattr(self, role))]
 
 
 class Source(Block):

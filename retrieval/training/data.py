@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 _FORMAT = 4
 _TAKEN = frozenset(
     (
-        *("first_stage", "first_rank", "labels", "query", "positives", "documents", "grade", "relevant"),
+        *("first_stage", "first_rank", "labels", "pool", "query", "positives", "documents", "grade", "relevant"),
         *("number", "rows", "part", "document_rows", "allowed", "difficulty", "query_texts", "document_texts"),
     )
 )
@@ -99,6 +99,7 @@ def make_table(
     """As `open_table`, from a collection and runs in memory."""
     runs = runs or RoleRuns()
     named = [*((f"negatives {number}", run) for number, run in enumerate(runs.negatives)), *runs.scores().items()]
+    named += [("pool", runs.pool)] if runs.pool is not None else []
     fingerprint = _digest(
         collection_fingerprint(collection, split),
         f"{split} {positive_grade}",
@@ -146,6 +147,7 @@ def _read(runs: Runs) -> RoleRuns:
         teachers,
         read_run(runs.first_stage) if runs.first_stage else None,
         read_run(runs.labels) if runs.labels else None,
+        read_run(runs.pool) if runs.pool else None,
     )
 
 

@@ -62,6 +62,7 @@ class RoleRuns:
     teachers: Mapping[str, Run] = field(default_factory=dict)
     first_stage: Run | None = None
     labels: Run | None = None
+    pool: Run | None = None
 
     def scores(self) -> dict[str, Run]:
         """The runs that give a float column, by column name. `first_rank` holds the first stage's ranks, from 1."""
@@ -87,12 +88,14 @@ class TableReport:
     unknown_pairs: int = 0
     differing_scores: int = 0
     joined_lists: int = 0
+    outside_pool: int = 0
 
     def lines(self) -> list[str]:
         """One line for each count that a user should see."""
         shown = [f"{self.queries} queries, {self.positives} positives, {self.negatives} negatives"]
         told = {
             "queries without a positive: left out": self.without_positives,
+            "documents judged relevant outside of the pool: no positives": self.outside_pool,
             "queries without a negative": self.without_negatives,
             "negatives that are judged relevant: removed": self.negatives_judged_relevant,
             "judgments of documents that the collection lacks: ignored": self.unknown_judged_documents,
@@ -125,9 +128,9 @@ def build_columns(
 ) -> tuple[pa.Table, TableReport]:
     """Join judgments and runs into the columns above.
 
-    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade; those
-    below it are in the column `relevant`. With `shuffle`, a seed, the judged documents are dealt out anew over all
-    judgments: a control.
+    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade or must
+    be in a pool; those that are no positives are in the column `relevant`. With `shuffle`, a seed, the judged documents
+    are dealt out anew over all judgments: a control.
 
     Raises:
         DataError: a run has documents that the collection lacks, or no query has a positive.
@@ -137,11 +140,16 @@ def build_columns(
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(len(judged.query))
         judged = _first_of_each(replace(judged, document=judged.document[order]), size)
-    positives = judged.where(judged.value >= positive_grade)
+    positive, outside_pool = judged.value >= positive_grade, 0
+    if runs.pool is not None:
+        pooled = np.isin(judged.keys(size), run_pairs(runs.pool, collection, split)[0].keys(size))
+        positive, outside_pool = positive & pooled, int((positive & ~pooled).sum())
+    positives = judged.where(positive)
     kept = np.unique(positives.query)
     if not len(kept):
+        where = " in the pool" if outside_pool else ""
         raise DataError(
-            f"{collection.name}, split {split}: no query has a document of grade {positive_grade} or better"
+            f"{collection.name}, split {split}: no query has a document of grade {positive_grade} or better{where}"
         )
     outside = 0
     candidates = [Pairs(*(np.zeros(0, np.int64),) * 3)]
@@ -154,9 +162,9 @@ def build_columns(
     relevant = np.isin(negatives.keys(size), judged.where(judged.value >= 1).keys(size))
     negatives = negatives.where(~relevant)
     table, keys = _assemble(kept, positives, negatives, judged, size)
-    lower = judged.where((judged.value >= 1) & (judged.value < positive_grade) & np.isin(judged.query, kept))
-    if len(lower.query):
-        table = table.append_column(RELEVANT, by_query(kept, lower))
+    others = judged.where((judged.value >= 1) & ~positive & np.isin(judged.query, kept))
+    if len(others.query):
+        table = table.append_column(RELEVANT, by_query(kept, others))
     missing: dict[str, int] = {}
     for name, run in runs.scores().items():
         pairs, beyond = run_pairs(run, collection, split)
@@ -176,6 +184,7 @@ def build_columns(
         run_queries_outside_split=outside,
         missing_scores=missing,
         joined_lists=sum(map(_several_lists, runs.negatives)),
+        outside_pool=outside_pool,
     )
     return table, report
 

@@ -89,8 +89,11 @@ def _data_problems(part: Source, *, lone: bool, reference: bool) -> list[str]:
         return problems
     if part.runs.first_stage is None:
         problems.append("data.runs.first_stage: required: the candidates, in the order in which the model sees them")
-    if part.runs.negatives:
-        problems.append("data.runs.negatives: the candidates are data.runs.first_stage; leave it out")
+    problems += [
+        f"data.runs.{name}: the candidates are data.runs.first_stage; leave it out"
+        for name in ("negatives", "pool")
+        if getattr(part.runs, name)
+    ]
     if reference and len(part.runs.teachers) > 1:
         problems.append("data.runs.teachers: one supervised model, whose scores ERank is told; leave out others")
     elif not reference and len(part.runs.teachers) + (part.runs.labels is not None) > 1:
