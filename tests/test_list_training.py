@@ -374,7 +374,8 @@ def test_a_file_of_conversations_trains_without_a_collection(config: dict, tmp_p
 def test_problems_of_a_configuration_are_told_at_once(config: dict):
     with pytest.raises(ConfigError) as caught:
         load_config(
-            {**config, "data": {"collection": "c", "pairs": "x", "runs": {"pool": __file__}}, "lengths": {"query": 3}, "pooling": "cls",
+            {**config, "data": {"collection": "c", "pairs": "x", "runs": {"pool": __file__}}, "lengths": {"query": 3},
+             "pooling": "cls",
              "prompt": {"wording": "rank-zefyr"}, "sampling": {"window": 30}, "evaluation": {"collection": "c"}}
         )  # fmt: skip
     told = "\n".join(caught.value.problems)
