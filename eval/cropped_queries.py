@@ -1,9 +1,9 @@
 """Queries cut out of documents: the inverse cloze task, for training where nobody has asked or judged anything.
 
 A query is a span of words of one document, and that document is its only relevant one (Lee, Chang and Toutanova 2019,
-"Latent Retrieval for Weakly Supervised Open Domain Question Answering", section 5). The paper takes the span out of
-nine documents of ten; here documents stay whole, so that what is learned first is that equal words match. That is what
-a cross-encoder made of a plain encoder lacks, and learns much sooner so than from judged queries.
+"Latent Retrieval for Weakly Supervised Open Domain Question Answering", Inverse Cloze Task). The paper takes the span
+out of nine documents of ten; here documents stay whole, so that what is learned first is that equal words match. That
+is what a cross-encoder made of a plain encoder lacks, and learns much sooner so than from judged queries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Cropping:
     """How queries are cut.
 
     Attributes:
-        shortest, longest: words of a query, each length as likely as the others.
+        shortest, longest: words of a query, each length that the document has words for as likely as the others.
         each: queries of a document.
         within: words of a document, title included, that a query may come from; None takes all. What a model cuts off
             cannot be matched.

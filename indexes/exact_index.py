@@ -145,20 +145,19 @@ class ExactIndex:
         count = len(batch.rows)
         starts = range(0, count, max(1, min(_QUERIES, -(-count // threads))))
         if threads == 1 or len(starts) < 2:
-            search_batch(self.layout, batch, self._room(), 0, count)
+            self._search_part(batch, 0, count)
             return
         with ThreadPoolExecutor(min(threads, len(starts))) as pool:
             for done in [pool.submit(self._search_part, batch, at, min(at + starts.step, count)) for at in starts]:
                 done.result()
 
     def _search_part(self, batch: Batch, first: int, last: int) -> None:
-        search_batch(self.layout, batch, self._room(), first, last)
-
-    def _room(self) -> Space:
-        """What this thread's searches write to, kept between them."""
-        if not hasattr(self._rooms, "space"):
-            self._rooms.space = make_space(self.layout)
-        return self._rooms.space
+        """Search in this thread's room, which it keeps, but for one that a failed search left in disorder."""
+        space: Space | None = getattr(self._rooms, "space", None)
+        self._rooms.space = None
+        space = space or make_space(self.layout)
+        search_batch(self.layout, batch, space, first, last)
+        self._rooms.space = space
 
 
 def _row_numbers(matrix: csr_matrix) -> np.ndarray:

@@ -77,6 +77,26 @@ class Layout(NamedTuple):
     scale: np.ndarray
 
 
+class _Starts(NamedTuple):
+    """The bounds of each term's part of the inverted arrays, see `Layout`. What a term is follows from them: a full one
+    has no blocks of its own, a dense one levels in place of postings."""
+
+    entry_bounds: np.ndarray
+    block_bounds: np.ndarray
+    level_bounds: np.ndarray
+    posting_bounds: np.ndarray
+
+
+class _Inverted(NamedTuple):
+    """The inverted arrays while they are filled, see `Layout`; all zero at first."""
+
+    entry_block: np.ndarray
+    entry_maximum: np.ndarray
+    entry_end: np.ndarray
+    level: np.ndarray
+    posting: np.ndarray
+
+
 def open_layout(folder: Path) -> Layout:
     """Memory-map the arrays that `write_layout` wrote."""
     return Layout(*(map_array(folder / f"{name}.npy") for name in _FILES))
@@ -117,19 +137,19 @@ def _write_inverted(folder: Path, bounds: np.ndarray, terms: np.ndarray, weights
         "level_bounds": dense * blocks * BLOCK,
         "posting_bounds": counts * ~dense,
     }
-    starts = {name: np.concatenate([[0], np.cumsum(of_terms)]) for name, of_terms in sizes.items()}
-    for name, array in {**starts, "scale": scale}.items():
+    starts = _Starts(**{name: np.concatenate([[0], np.cumsum(of_terms)]) for name, of_terms in sizes.items()})
+    for name, array in {**starts._asdict(), "scale": scale}.items():
         _write(folder, name, array)
     with (
-        _array(folder, "entry_block", np.uint32, int(starts["block_bounds"][-1])) as block,
-        _array(folder, "entry_maximum", np.uint8, int(starts["entry_bounds"][-1])) as maximum,
-        _array(folder, "entry_end", np.uint32, int(starts["entry_bounds"][-1])) as ends,
-        _array(folder, "level", np.uint8, int(starts["level_bounds"][-1])) as levels,
-        _array(folder, "posting", np.uint16, int(starts["posting_bounds"][-1])) as posting,
+        _array(folder, "entry_block", np.uint32, int(starts.block_bounds[-1])) as block,
+        _array(folder, "entry_maximum", np.uint8, int(starts.entry_bounds[-1])) as maximum,
+        _array(folder, "entry_end", np.uint32, int(starts.entry_bounds[-1])) as end,
+        _array(folder, "level", np.uint8, int(starts.level_bounds[-1])) as level,
+        _array(folder, "posting", np.uint16, int(starts.posting_bounds[-1])) as posting,
     ):
-        _invert(bounds, terms, weights, scale, full, dense, starts["entry_bounds"], starts["block_bounds"],
-                starts["level_bounds"], starts["posting_bounds"], block, maximum, ends, levels, posting)  # fmt: skip
-        _fill(full & ~dense, starts["entry_bounds"], maximum, ends)
+        inverted = _Inverted(block, maximum, end, level, posting)
+        _invert(bounds, terms, weights, scale, starts, inverted)
+        _fill(starts, inverted)
 
 
 @contextmanager
@@ -197,15 +217,13 @@ def _statistics(
 
 @jit
 def _invert(
-    bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, scale: np.ndarray, full: np.ndarray, dense: np.ndarray,
-    entry_bounds: np.ndarray, block_bounds: np.ndarray, level_bounds: np.ndarray, posting_bounds: np.ndarray,
-    block: np.ndarray, maximum: np.ndarray, ends: np.ndarray, levels: np.ndarray, posting: np.ndarray,
+    bounds: np.ndarray, terms: np.ndarray, weights: np.ndarray, scale: np.ndarray, starts: _Starts, to: _Inverted
 ) -> None:  # fmt: skip
-    """Write entries and postings term by term, walking over the documents once. The arrays are all zero before, and
-    entries of blocks without the term stay so."""
+    """Write entries and postings term by term, walking over the documents once; entries of blocks without the term stay
+    zero."""
     last = np.full(len(scale), -1, np.int64)
-    next_entry = entry_bounds[:-1].copy()
-    next_posting = posting_bounds[:-1].copy()
+    next_entry = starts.entry_bounds[:-1].copy()
+    next_posting = starts.posting_bounds[:-1].copy()
     for position in range(len(bounds) - 1):
         here = position // BLOCK
         for at in range(bounds[position], bounds[position + 1]):
@@ -216,28 +234,26 @@ def _invert(
                 level += 1
             if last[term] != here:
                 last[term] = here
-                if full[term]:
-                    next_entry[term] = entry_bounds[term] + here
+                if starts.block_bounds[term] == starts.block_bounds[term + 1]:
+                    next_entry[term] = starts.entry_bounds[term] + here
                 else:
-                    block[block_bounds[term] + next_entry[term] - entry_bounds[term]] = here
+                    to.entry_block[starts.block_bounds[term] + next_entry[term] - starts.entry_bounds[term]] = here
                 next_entry[term] += 1
             entry = next_entry[term] - 1
-            maximum[entry] = max(maximum[entry], level)
-            if dense[term]:
-                levels[level_bounds[term] + position] = level
+            to.entry_maximum[entry] = max(to.entry_maximum[entry], level)
+            if starts.level_bounds[term] < starts.level_bounds[term + 1]:
+                to.level[starts.level_bounds[term] + position] = level
             else:
-                ends[entry] = next_posting[term] + 1 - posting_bounds[term]
-                posting[next_posting[term]] = position % BLOCK + level * 256
+                to.posting[next_posting[term]] = position % BLOCK + level * 256
                 next_posting[term] += 1
+                to.entry_end[entry] = next_posting[term] - starts.posting_bounds[term]
 
 
 @jit
-def _fill(full: np.ndarray, entry_bounds: np.ndarray, maximum: np.ndarray, ends: np.ndarray) -> None:
+def _fill(starts: _Starts, to: _Inverted) -> None:
     """Let entries of blocks without the term end where the block before them ends."""
-    for term in range(len(full)):
-        if full[term]:
-            end = np.uint32(0)
-            for entry in range(entry_bounds[term], entry_bounds[term + 1]):
-                if maximum[entry]:
-                    end = ends[entry]
-                ends[entry] = end
+    for term in range(len(starts.entry_bounds) - 1):
+        end = np.uint32(0)
+        for entry in range(starts.entry_bounds[term], starts.entry_bounds[term + 1]):
+            end = max(end, to.entry_end[entry])
+            to.entry_end[entry] = end

@@ -10,6 +10,9 @@ For one query:
 
 A score is the float32 nearest to the float64 sum of the products. A document whose bound equals the
 k-th score is still looked at, so ties are broken by row and by nothing else.
+
+All kernels are in this file, long as it is: numba keeps what it compiled until the file of the outermost kernel
+changes, whatever becomes of kernels in other files that it calls.
 """
 
 from __future__ import annotations
@@ -93,7 +96,7 @@ class Space(NamedTuple):
 
 
 def make_space(index: Layout) -> Space:
-    """Room for one thread's searches: five bytes a document and a few a term, of which pages are taken when needed."""
+    """Room for one thread's searches: some five bytes a document and eight a term; pages are taken when needed."""
     blocks = -(-len(index.order) // BLOCK)
     bound, block, live, pending, highest = (np.empty(blocks, np.int32) for _ in range(5))
     return Space(

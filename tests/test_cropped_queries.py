@@ -76,7 +76,7 @@ def test_the_verb_writes_a_collection_that_trains(rtk, folder: Path, tmp_path: P
     out = tmp_path / "crops"
     code, shown, error = rtk(f"crop -c {folder} --words 3:4 --each 2 --within 20 --seed 3 --json --out {out}")
     assert code == 0, error
-    assert json.loads(shown) == {"out": str(out), "documents": 4, "queries": 4, "documents without": 2}
+    assert json.loads(shown) == {"out": str(out), "documents": 4, "queries": 4, "too_short": 2}
     cropped = open_collection(out)
     report = check_collection(cropped, "train")
     assert (report.queries, report.judgments, report.unknown_documents.count) == (4, 4, 0)

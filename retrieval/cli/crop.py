@@ -36,7 +36,8 @@ def command(
     words: Annotated[str, typer.Option("--words", metavar="FEWEST:MOST", help="Words of a query.")] = "3:8",
     each: Annotated[int, typer.Option("--each", help="Queries of a document.")] = 1,
     within: Annotated[
-        int | None, typer.Option("--within", help="Take them from the first words only (default: from all).")
+        int | None,
+        typer.Option("--within", help="Words of a document, from its start, that queries come from (default: all)."),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="What the judgments are called.")] = "train",
     seed: Seed = 0,
@@ -53,14 +54,16 @@ def command(
         if not overwrite:
             check_output(out, overwrite=False)
         opened = open_collection(collection)
-        if Path(collection).resolve() == out.resolve():
+        if Path(collection).is_dir() and Path(collection).resolve() == out.resolve():
             raise ConfigError(f"--out {out} is the collection itself, which would be replaced; name another folder")
         parts = crop_queries(opened, cropping, split=split)
         write_beir(parts, out, overwrite=overwrite)
         queries = len(parts.judgments[split])
     counted = {"documents": len(opened.documents), "queries": queries,
-               "documents without": len(opened.documents) - queries // each}  # fmt: skip
+               "too_short": len(opened.documents) - queries // each}  # fmt: skip
     if json:
         emit_json({"out": str(out), **counted})
     else:
-        emit("\n".join(f"{name:<18} {value}" for name, value in counted.items()) + f"\nwritten: {out}")
+        emit(
+            "\n".join(f"{name.replace('_', ' '):<10} {value}" for name, value in counted.items()) + f"\nwritten: {out}"
+        )

@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 _FORMAT = 4
 _TAKEN = frozenset(
     (
-        *("first_stage", "first_rank", "labels", "pool", "query", "positives", "documents", "grade", "relevant"),
+        *("first_stage", "first_rank", "labels", "query", "positives", "documents", "grade", "relevant"),
         *("number", "rows", "part", "document_rows", "allowed", "difficulty", "query_texts", "document_texts"),
     )
 )
@@ -99,7 +99,7 @@ def make_table(
     """As `open_table`, from a collection and runs in memory."""
     runs = runs or RoleRuns()
     named = [*((f"negatives {number}", run) for number, run in enumerate(runs.negatives)), *runs.scores().items()]
-    named += [("pool", runs.pool)] if runs.pool is not None else []
+    named += [("the pool", runs.pool)] if runs.pool is not None else []
     fingerprint = _digest(
         collection_fingerprint(collection, split),
         f"{split} {positive_grade}",

@@ -140,9 +140,10 @@ def build_columns(
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(len(judged.query))
         judged = _first_of_each(replace(judged, document=judged.document[order]), size)
-    positive, outside_pool = judged.value >= positive_grade, 0
+    positive, outside_pool, outside = judged.value >= positive_grade, 0, 0
     if runs.pool is not None:
-        pooled = np.isin(judged.keys(size), run_pairs(runs.pool, collection, split)[0].keys(size))
+        pool, outside = run_pairs(runs.pool, collection, split)
+        pooled = np.isin(judged.keys(size), pool.keys(size))
         positive, outside_pool = positive & pooled, int((positive & ~pooled).sum())
     positives = judged.where(positive)
     kept = np.unique(positives.query)
@@ -151,7 +152,6 @@ def build_columns(
         raise DataError(
             f"{collection.name}, split {split}: no query has a document of grade {positive_grade} or better{where}"
         )
-    outside = 0
     candidates = [Pairs(*(np.zeros(0, np.int64),) * 3)]
     for run in runs.negatives:
         pairs, beyond = run_pairs(run, collection, split)
