@@ -167,7 +167,9 @@ def write_model(folder: Path, vocabulary: list[str], seed: int) -> None:
     Embeddings are random; letters have directions of their own and a vector in common, the query's words another one,
     and a word in capitals is otherwise what it is in small letters. The output is tied to them, and values are copied:
     what a head attends to is what it writes. See `begin_heads`. No word knows its synonym, and the last layer attends
-    to everything alike.
+    to everything alike. Synonyms begin as new words should, nearly all alike, and short, so that what training adds
+    soon counts: begun at random like the others, each is far more like some wrong words than training can outweigh,
+    since a softmax that is certain of something else has next to no gradient.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -203,7 +205,9 @@ def write_model(folder: Path, vocabulary: list[str], seed: int) -> None:
     labels, queries = torch.randn(2, SIZE - 26) @ basis[26:] * std
     table[letter:small] = basis[:26] * std * SIZE**0.5 + labels
     table[capital : capital + len(vocabulary)] = table[small:capital]
+    table[capital + len(vocabulary) :] *= 0.1
     table[capital:] += 0.7 * queries
+    table[capital + len(vocabulary) :] *= 0.3
     for layer in model.model.layers:
         torch.nn.init.orthogonal_(layer.self_attn.v_proj.weight.data)
         layer.self_attn.o_proj.weight.data = 0.5 * layer.self_attn.v_proj.weight.data.T.clone()
