@@ -272,6 +272,12 @@ def test_loading_says_what_is_wrong(tiny_models: Path, tmp_path: Path) -> None:
         load_encoder(tiny_models / "cross_encoder")
     with pytest.raises(ConfigError, match="no encoder at"):
         load_encoder(tmp_path / "nothing")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ConfigError, match="the folder holds no model that loads"):
+        load_encoder(tmp_path / "other")
+    (tmp_path / "other" / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="has not come to its end"):
+        load_encoder(tmp_path / "other")
     with pytest.raises(ConfigError, match="dtype is 'float8'") as caught:
         load_encoder("minilm", dtype="float8", backend="tensorrt")  # type: ignore[arg-type]
     assert len(caught.value.problems) >= 2

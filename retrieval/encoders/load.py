@@ -209,10 +209,18 @@ def _load_model(path: str, source: EncoderSource) -> Any:
         return _CLASSES[kind](
             path, device=source.device, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        if Path(path, "checkpoints").is_dir() and not Path(path, "modules.json").is_file():
+            raise ConfigError(
+                f"no encoder at {source.spec!r}: a training that has not come to its end. Repeat its rtk train, which "
+                "goes on, or name one of its checkpoints"
+            ) from error
+        if Path(path).is_dir():
+            raise ConfigError(f"no encoder at {source.spec!r}: the folder holds no model that loads ({why})") from error
         raise ConfigError(
             f"no encoder at {source.spec!r}: neither a folder with a model nor a hub id that can be reached "
-            f"({str(error).splitlines()[0]}). The embedded encoder is called 'minilm'."
+            f"({why}). The embedded encoder is called 'minilm'."
         ) from error
 
 
