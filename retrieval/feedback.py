@@ -55,6 +55,12 @@ class Feedback:
     ordinal: bool = True
 
     def __post_init__(self) -> None:
+        numbers = ("depth", "score_steps", "score_rate", "order_steps", "order_rate")
+        strange = [name for name in numbers if not isinstance(getattr(self, name), int | float)]
+        if strange:
+            raise ConfigError(
+                "this feedback cannot be", [f"{name} {getattr(self, name)!r}: expected a number" for name in strange]
+            )
         checks = {
             f"depth {self.depth}: expected at least 2": self.depth >= 2,
             f"score_steps {self.score_steps}: expected at least 0": self.score_steps >= 0,

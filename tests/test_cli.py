@@ -112,6 +112,7 @@ def test_train_from_a_file(rtk, collection, tiny_models):
         ("index nothing --out x", 2, "no collection"),
         ("index {collection} --out x --backend fais", 2, "faiss"),
         ("index {collection} --out x --set k1", 2, "NAME=VALUE"),
+        ("index {collection} --out x --set k1=[", 2, "no YAML value"),
         ("search nowhere -q x", 4, "nowhere"),
         ("search nowhere", 2, "-q TEXT"),
         ("eval missing.trec -c {collection}", 4, "missing.trec"),

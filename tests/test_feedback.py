@@ -165,6 +165,8 @@ def test_what_cannot_be_is_refused(world: Any) -> None:
         feedback_run(retriever, queries, Run.from_lists([("q0", ["nowhere", "d001"], [1.0, 0.5])]), 5)
     with pytest.raises(ConfigError, match="no steps"):
         Feedback(order_steps=0)
+    with pytest.raises(ConfigError, match="depth 'abc': expected a number"):
+        Feedback(depth="abc")  # pyright: ignore[reportArgumentType]
 
     class Terms:
         ids = ("a",)

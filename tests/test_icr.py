@@ -224,6 +224,12 @@ def test_layers_and_heads_are_options(model):
         IcrModel(model, scoring=Scoring(layers=(at, at + 1))).score(question)[0].value.attention for at in range(3)
     ]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-4)
+    for settings in ({"layers": 5}, {"layers": "12"}, {"heads": 3}, {"heads": [1, 2]}):
+        with pytest.raises(ConfigError, match="pair"):
+            Scoring(**settings)
+    for markers in (5, "ab", [1, 2], ["one"]):
+        with pytest.raises(ConfigError, match="two texts"):
+            Wording(markers=markers)
     for wrong in (Scoring(layers=(1, 4)), Scoring(heads=((0, 4),)), Scoring(layers=(0, 1), heads=((1, 0),))):
         with pytest.raises(ConfigError):
             IcrModel(model, scoring=wrong)

@@ -347,6 +347,10 @@ def test_loading_by_path_names_its_errors(tiny_llama, tmp_path):
         load_language_model(str(tiny_llama), engine="transformer")
     with pytest.raises(BackendError, match="cannot load"):
         load_language_model(str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="dtype 'float7'"):
+        load_language_model(str(tiny_llama), dtype="float7")
+    with pytest.raises(BackendError, match="cannot be put on"):
+        load_language_model(str(tiny_llama), device="xpu:99")
     with pytest.raises(ConfigError, match="did you mean 'batch_tokens'"):
         load_language_model(str(tiny_llama), batch_token=3)
     with pytest.raises(ConfigError, match="engine_options"):

@@ -97,6 +97,14 @@ def test_prompts_are_what_the_reranker_sends(config: dict, name: str, monkeypatc
     assert len(asked) == (1 if name == "rank-r1" else len(DOCUMENTS))
 
 
+@pytest.mark.parametrize("name", sorted(REWARDS))
+def test_equal_texts_have_a_prompt_each(config: dict, name: str):
+    given = load_config(rewarded(config, name))
+    once = asked_prompts(given, "heat", DOCUMENTS, context=4000)
+    twice = asked_prompts(given, "heat", [*DOCUMENTS, DOCUMENTS[0]], context=4000)
+    assert twice == [*once, once[0]] if name != "rank-r1" else len(twice) == 1
+
+
 def test_queries_come_shuffled_with_their_prompts_together(config: dict):
     resolved = load_config(
         {**rewarded(config, "erank"), "sampling": {"window": 3, "start": "anywhere", "shuffle": 1.0}}

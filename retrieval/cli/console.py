@@ -54,8 +54,11 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
         name, sign, value = item.partition("=")
         if not sign or not name:
             bad.append(f"{item!r} is not NAME=VALUE")
-        else:
+            continue
+        try:
             parsed[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            bad.append(f"{name}: {value!r} is no YAML value; put quotes around a text with brackets, braces or a colon")
     if bad:
         raise ConfigError("bad --set", bad)
     return parsed

@@ -198,6 +198,8 @@ def load_transformers(
     else:
         path = str(model)
         settings.setdefault("name", path)
+        if dtype not in (None, "auto") and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ConfigError(f"dtype {dtype!r}: expected float32, bfloat16, float16 or auto")
         try:
             wide = AutoConfig.from_pretrained(path).is_encoder_decoder
             kind = AutoModelForSeq2SeqLM if wide else AutoModelForCausalLM
@@ -206,7 +208,11 @@ def load_transformers(
         except (OSError, ValueError) as error:
             raise BackendError(f"cannot load {path} as a language model: {error}") from error
     if device is not None or isinstance(model, str | Path):
-        loaded = loaded.to(torch.device(device or _any_device()))  # pyright: ignore[reportArgumentType] - it is a module
+        try:
+            loaded = loaded.to(torch.device(device or _any_device()))  # pyright: ignore[reportArgumentType] - a module
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+            where = device or _any_device()
+            raise BackendError(f"the model cannot be put on {where}: {str(error).splitlines()[0]}") from error
     if loaded.config.is_encoder_decoder:
         from .engine_seq2seq import Seq2SeqModel
 

@@ -56,6 +56,8 @@ class Scoring:
         if self.layers is not None:
             object.__setattr__(self, "layers", _pair("layers", self.layers))
         if self.heads is not None:
+            if not isinstance(self.heads, list | tuple):
+                raise ConfigError(f"heads: {self.heads!r} is no list of (layer, head) pairs")
             object.__setattr__(self, "heads", tuple(_pair("heads", pair) for pair in self.heads))
         if self.deviations is not None and not self.deviations >= 0:
             raise ConfigError(f"deviations {self.deviations}: expected a number from 0 on, or none")
@@ -83,8 +85,8 @@ class Scoring:
         return kept
 
 
-def _pair(name: str, given: Sequence[int]) -> tuple[int, int]:
-    pair = tuple(given)
+def _pair(name: str, given: object) -> tuple[int, int]:
+    pair = tuple(given) if isinstance(given, list | tuple) else ()
     if len(pair) != 2 or not all(isinstance(each, int) for each in pair):
         raise ConfigError(f"{name}: {given!r} is no pair of whole numbers")
     return pair

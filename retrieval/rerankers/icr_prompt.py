@@ -48,9 +48,12 @@ class Wording:
         if self.instruction not in _INSTRUCTIONS:
             raise ConfigError(f"instruction {self.instruction!r}: expected 'ie' or 'qa'")
         if self.markers is not None:
-            object.__setattr__(self, "markers", tuple(self.markers))
-            if len(self.markers) != 2:
-                raise ConfigError(f"markers {self.markers!r}: expected what stands before and what stands after")
+            markers = tuple(self.markers) if isinstance(self.markers, list | tuple) else ()
+            if len(markers) != 2 or not all(isinstance(each, str) for each in markers):
+                raise ConfigError(
+                    f"markers {self.markers!r}: expected what stands before and what stands after, two texts"
+                )
+            object.__setattr__(self, "markers", markers)
 
 
 @dataclass(frozen=True, eq=False)

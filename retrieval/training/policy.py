@@ -76,7 +76,11 @@ def asked_prompts(config: TrainConfig, query: str, documents: Sequence[str], *, 
     try:
         (failed,) = reranker.rerank([Request("", query, candidates)])
     except _Asked as asked:
-        return [prompt.ids for prompt in asked.args[0]]
+        ids = [prompt.ids for prompt in asked.args[0]]
+        if options.reward == "rank-r1":
+            return ids
+        places = {text: at for at, text in enumerate(dict.fromkeys(documents))}  # equal texts are asked about once
+        return [ids[places[text]] for text in documents]
     raise ConfigError(f"reranker {options.reward!r} asked nothing about {len(documents)} documents: {failed.error}")
 
 
