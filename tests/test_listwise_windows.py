@@ -98,6 +98,7 @@ def test_every_schedule_ends_with_all_documents_whatever_the_model_says(
 
 
 def test_windows_of_a_partitioning_round_are_one_call() -> None:
+    Schedule("top-down", window=4)  # whose step of 10 is not used
     plan = Schedule("top-down", window=20, step=10).plan(100)
     first = next(plan)
     second = plan.send([list(range(20))])

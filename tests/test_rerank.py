@@ -117,6 +117,11 @@ def test_candidate_ids_are_unique():
         Request("q1", "x", (Candidate("d1", "a"), Candidate("d2", "b"), Candidate("d1", "c")))
 
 
+def test_candidates_have_texts():
+    with pytest.raises(DataError, match="'q1': the text of candidate 'd1' is None"):
+        Request("q1", "x", (Candidate("d1", None),))  # pyright: ignore[reportArgumentType]
+
+
 numbers = st.floats(-100, 100, width=32)
 
 

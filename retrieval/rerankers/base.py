@@ -38,7 +38,8 @@ class Request:
     """One query and its candidates, in the order of the stage before.
 
     Raises:
-        DataError: a candidate id occurs twice. Equal texts under different ids are fine and both stay.
+        DataError: a candidate id occurs twice, or a candidate has no text. Equal texts under different ids are fine and
+            both stay, and so is an empty text.
     """
 
     qid: str
@@ -51,6 +52,11 @@ class Request:
             seen: set[str] = set()
             twice = next(name for name in self.ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise DataError(f"query {self.qid!r} has candidate {twice!r} twice; candidate ids must be unique")
+        for candidate in self.candidates:
+            if not isinstance(candidate.text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers' data
+                raise DataError(
+                    f"query {self.qid!r}: the text of candidate {candidate.id!r} is {candidate.text!r}, not a text"
+                )
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ class Schedule:
         kind: "sliding" goes from the back to the front; "top-down" partitions by a pivot; "complete" slides until the
             whole order is fixed, which is how FullRank's labels are made.
         window: documents that the model sees together.
-        step: by how many documents a window moves; what it leaves behind is what one pass gets right at the top.
+        step: by how many documents a window moves; what it leaves behind is what one pass gets right at the top. Not
+            used by "top-down".
         passes: how often "sliding" goes over the list.
         pivot: "top-down": the rank in the first window of the document that others are compared with; None is half
             the window.
@@ -44,12 +45,13 @@ class Schedule:
     budget: int | None = None
 
     def __post_init__(self) -> None:
+        slides = self.kind != "top-down"
         problems = [
             f"{name} {value}: {expected}"
             for name, value, wrong, expected in (
                 ("window", self.window, self.window < 2, "expected at least 2"),
-                ("step", self.step, not 1 <= self.step < self.window, "expected 1 to window - 1: with a step as long "
-                 "as the window no document climbs from one window to the next"),
+                ("step", self.step, slides and not 1 <= self.step < self.window, "expected 1 to window - 1: with a step "
+                 "as long as the window no document climbs from one window to the next"),
                 ("passes", self.passes, self.passes < 1, "expected at least 1"),
                 ("pivot", self.pivot, self.pivot is not None and not 1 <= self.pivot < self.window,
                  "expected 1 to window - 1"),
