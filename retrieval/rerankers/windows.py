@@ -50,8 +50,8 @@ class Schedule:
             f"{name} {value}: {expected}"
             for name, value, wrong, expected in (
                 ("window", self.window, self.window < 2, "expected at least 2"),
-                ("step", self.step, slides and not 1 <= self.step < self.window, "expected 1 to window - 1: with a step "
-                 "as long as the window no document climbs from one window to the next"),
+                ("step", self.step, slides and not 1 <= self.step < self.window, "expected 1 to window - 1: with a "
+                 "step as long as the window no document climbs from one window to the next"),
                 ("passes", self.passes, self.passes < 1, "expected at least 1"),
                 ("pivot", self.pivot, self.pivot is not None and not 1 <= self.pivot < self.window,
                  "expected 1 to window - 1"),
