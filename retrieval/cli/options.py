@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes; errors only.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the engine by its own name (repeatable)."),
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method or engine by its own name (repeatable)."),
 ]
 DocumentLength = Annotated[
     int | None, typer.Option("--document-length", help="Tokens that a document is cut to (default: the model's).")

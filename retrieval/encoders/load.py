@@ -210,7 +210,7 @@ def _load_model(path: str, source: EncoderSource) -> Any:
             path, device=source.device, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
+        why = str(error).partition("\n")[0]
         if Path(path, "checkpoints").is_dir() and not Path(path, "modules.json").is_file():
             raise ConfigError(
                 f"no encoder at {source.spec!r}: a training that has not come to its end. Repeat its rtk train, which "

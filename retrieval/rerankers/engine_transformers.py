@@ -198,7 +198,7 @@ def load_transformers(
     else:
         path = str(model)
         settings.setdefault("name", path)
-        if dtype not in (None, "auto") and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ConfigError(f"dtype {dtype!r}: expected float32, bfloat16, float16 or auto")
         try:
             wide = AutoConfig.from_pretrained(path).is_encoder_decoder
@@ -212,7 +212,7 @@ def load_transformers(
             loaded = loaded.to(torch.device(device or _any_device()))  # pyright: ignore[reportArgumentType] - a module
         except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
             where = device or _any_device()
-            raise BackendError(f"the model cannot be put on {where}: {str(error).splitlines()[0]}") from error
+            raise BackendError(f"the model cannot be put on {where}: {error}") from error
     if loaded.config.is_encoder_decoder:
         from .engine_seq2seq import Seq2SeqModel
 
