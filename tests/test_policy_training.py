@@ -97,6 +97,34 @@ def test_prompts_are_what_the_reranker_sends(config: dict, name: str, monkeypatc
     assert len(asked) == (1 if name == "rank-r1" else len(DOCUMENTS))
 
 
+@pytest.mark.parametrize(("name", "place"), [("erank", "{instruction}"), ("retro", "{relevance}")])
+def test_prompts_of_written_scores_take_other_words(config: dict, name: str, place: str, tmp_path: Path):
+    """The words that a checkpoint was trained with go on in training as they do in reranking."""
+    words = tmp_path / "words.txt"
+    words.write_text(f"By {place}: {{query}} | {{document}}")
+    given = {**rewarded(config, name), "prompt": {"words": 30, "tokens": None, "context": 4000}}
+    given["prompt"] |= {"file": str(words), "instruction": "heat alone"}
+    asked = asked_prompts(load_config(given), "heat", DOCUMENTS, context=4000)
+    from transformers import AutoTokenizer
+
+    texts = AutoTokenizer.from_pretrained(config["model"]).batch_decode(asked)
+    assert all(f"By heat alone: heat | {text}" in shown for text, shown in zip(DOCUMENTS, texts, strict=True))
+    words.write_text("{query}")
+    with pytest.raises(ConfigError, match="lacks the places"):
+        asked_prompts(load_config(given), "heat", DOCUMENTS, context=4000)
+
+
+def test_what_a_rewards_reranker_has_no_place_for_is_refused(config: dict):
+    for name, prompt in [
+        ("rank-r1", {"instruction": "x"}),
+        ("prorank", {"file": "x"}),
+        ("retro", {"reranker": "yes-no"}),
+    ]:
+        (setting,) = prompt
+        with pytest.raises(ConfigError, match=rf"prompt\.{setting}: {name} has no place"):
+            load_config({**rewarded(config, name), "prompt": prompt})
+
+
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_equal_texts_have_a_prompt_each(config: dict, name: str):
     given = load_config(rewarded(config, name))

@@ -132,6 +132,22 @@ def test_training_and_both_rerankers_score_alike(config: dict, prompt: dict):
     assert scores(before) != pytest.approx(trained, abs=1e-2)
 
 
+@pytest.mark.parametrize("prompt", [{}, {"instruction": "Is it so?", "words": 4}])
+def test_proranks_second_stage_scores_as_its_reranker_does(config: dict, prompt: dict):
+    from rtk.retrieval.training.models import load_model
+
+    asked = {"words": None, **prompt}
+    given = {**config, "prompt": {"reranker": "prorank", **asked}}
+    output = train(load_config(given))
+    training = load_model(load_config({**given, "model": str(output)}))
+    with torch.no_grad():
+        trained = training(dict(training.preprocess(PAIRS)))["scores"].flatten().tolist()
+    assert scores(load_reranker("prorank", str(output), device="cpu", **asked)) == pytest.approx(trained, abs=1e-5)
+    assert scores(load_reranker("cross-encoder", str(output), device="cpu")) == pytest.approx(trained, abs=1e-5)
+    before = scores(load_reranker("prorank", config["model"], device="cpu", **asked))
+    assert before != pytest.approx(trained, abs=1e-2)
+
+
 def test_a_marker_in_a_document_stays_text_while_training(config: dict):
     from rtk.retrieval.training.models import load_model
 
@@ -167,6 +183,10 @@ def test_adapters_are_merged_and_two_processes_train_as_one(config: dict, train_
 def test_what_does_not_go_together_is_told(config: dict, tiny_models: Path):
     with pytest.raises(ConfigError, match="lengths"):
         load_config({**config, "lengths": {"query": 8, "document": 8}})
+    with pytest.raises(ConfigError, match="answers are 1 and 0"):
+        load_config({**config, "prompt": {"reranker": "prorank", "positive_answer": "Y"}})
+    with pytest.raises(ConfigError, match=r"prompt\.file: yes-no has no place"):
+        load_config({**config, "prompt": {"file": "x"}})
     with pytest.raises(ConfigError, match="one token"):
         train(load_config({**config, "prompt": {"positive_answer": "certainly"}}))
     given = {**config, "method": "cross-encoder", "model": str(tiny_models / "cross_encoder"), "prompt": None}

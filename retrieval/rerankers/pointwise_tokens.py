@@ -106,10 +106,14 @@ class LogitModel:
             "reading": self.writer.identity(),
         }
 
-    def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
-        prompts = pair_prompts(
+    def prompts(self, pairs: Sequence[Pair], /) -> list[Prompt]:
+        """What the model is asked about each pair; training reads the same."""
+        return pair_prompts(
             self.writer, pairs, self.prompt, continuation=self.continuation, query_tokens=self.query_tokens
         )
+
+    def score(self, pairs: Sequence[Pair], /) -> list[Answer[float]]:
+        prompts = self.prompts(pairs)
         answers = self.writer.model.next_token_logits(prompts, self.tokens)
         values, usages = self.combine(answers.values), count_cuts(prompts, answers.usages)
         return [Answer(float(value), usage) for value, usage in zip(values, usages, strict=True)]
@@ -139,7 +143,8 @@ class YesNoReranker(PointwiseReranker):
         effort: how many queries share a call.
 
     Attributes:
-        writer, prompt, tokens: how pairs are asked, and the tokens of yes and no; training asks with them.
+        writer: renders prompts.
+        logits: how pairs are asked and read; training asks with it.
     """
 
     def __init__(
@@ -159,8 +164,8 @@ class YesNoReranker(PointwiseReranker):
             (asked,) = yes_no(query, document)
             return [asked] if instruction is None else [Message("user", f"{instruction}\n{asked.content}")]
 
-        self.prompt, self.tokens = prompt, tokens
-        super().__init__(LogitModel("yes-no", self.writer, prompt, tokens, log_odds, (yes, no)), effort=effort)
+        self.logits = LogitModel("yes-no", self.writer, prompt, tokens, log_odds, (yes, no))
+        super().__init__(self.logits, effort=effort)
 
 
 class GradedReranker(PointwiseReranker):
@@ -226,6 +231,10 @@ class ProRankReranker(PointwiseReranker):
         reading: how documents are shown; published whole, cut to the context.
         instruction: what relevance is, for models that take one.
         effort: how many queries share a call.
+
+    Attributes:
+        writer: renders prompts.
+        logits: how pairs are asked and read; training asks with it.
     """
 
     READING: ClassVar[Reading] = Reading(words=None)
@@ -253,9 +262,9 @@ class ProRankReranker(PointwiseReranker):
             ]
 
         tokens = self.writer.answer_tokens(["1", "0"])
-        logits = LogitModel("prorank", self.writer, prompt, tokens, log_odds, ("1", "0"),
-                            query_tokens=model.context_length * 3 // 4)  # fmt: skip
-        super().__init__(logits, effort=effort)
+        self.logits = LogitModel("prorank", self.writer, prompt, tokens, log_odds, ("1", "0"),
+                                 query_tokens=model.context_length * 3 // 4)  # fmt: skip
+        super().__init__(self.logits, effort=effort)
 
 
 def mono_t5(query: str, document: str) -> list[Message]:

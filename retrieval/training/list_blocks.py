@@ -50,8 +50,11 @@ class Prompting(Block):
         thinking: for chat templates that know `enable_thinking`; None leaves it to the template.
         double_bos: begin with BOS twice, as FIRST's and rank_llm's code did.
         context: tokens of prompt and answer; None is what the model and its tokenizer say.
-        positive_answer, negative_answer: of method yes-no, quoted in YAML.
-        instruction: in front of its prompt.
+        reranker: of method yes-no: which reranker asks; `prorank` has answers of its own, 1 and 0.
+        positive_answer, negative_answer: of reranker yes-no, quoted in YAML.
+        instruction: what relevance is, in the place that the reranker has for it: in front of the prompt, ERank's
+            {instruction}, Retro*'s {relevance}. Lists have none, nor has Rank-R1.
+        file: the user turn of ERank or Retro* in other words (`prompt_file` of these rerankers).
         end: whether the answer's end is learned too (FullRank's was not, so that its length had to be forced).
     """
 
@@ -63,7 +66,9 @@ class Prompting(Block):
     thinking: bool | None = None
     double_bos: bool = False
     context: PositiveInt | None = None
+    reranker: Literal["yes-no", "prorank"] = "yes-no"
     positive_answer: str = "Yes"
     negative_answer: str = "No"
     instruction: str | None = None
+    file: str | None = None
     end: bool = True

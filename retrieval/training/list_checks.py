@@ -21,8 +21,22 @@ _OTHERS = (
 )
 
 
+_PLACES = {
+    "instruction": ("yes-no", "prorank", "erank", "retro"),
+    "file": ("erank", "retro"),
+    "reranker": ("yes-no",),
+    "positive_answer": ("yes-no",),
+    "negative_answer": ("yes-no",),
+}
+"""Settings of `prompt` that not every method has a place for: the methods and rewards that have."""
+
+
 def list_problems(config: TrainConfig) -> list[str]:
     """Messages; none for the other kinds of model."""
+    return _problems(config) + _place_problems(config)
+
+
+def _problems(config: TrainConfig) -> list[str]:
     if config.preset.family not in ("language-model", "policy"):
         problems = [
             f"data.lists: is for listwise language models; method {config.method!r} trains none"
@@ -50,6 +64,23 @@ def list_problems(config: TrainConfig) -> list[str]:
     for part in (config.data,) if lone else config.data.parts():
         problems += _data_problems(part, lone=lone, reference=_reward_is(config, "erank"))
     return problems + (_prompt_problems(config) if config.preset.family == "language-model" else [])
+
+
+def _place_problems(config: TrainConfig) -> list[str]:
+    """What the reranker that asks has no place for, which would be left out without a word."""
+    if config.prompt is None:
+        return []
+    rewards = [str(reward) for loss in config.loss if (reward := getattr(loss, "reward", None))]
+    asking = rewards[0] if rewards else config.method
+    problems = [
+        f"prompt.{name}: {asking} has no place for it; leave it out"
+        for name, homes in _PLACES.items()
+        if name in config.prompt.model_fields_set and asking not in homes
+    ]
+    answers = {"positive_answer", "negative_answer"} & config.prompt.model_fields_set
+    if config.prompt.reranker == "prorank" and answers and not problems:
+        problems.append("prompt.positive_answer: ProRank's answers are 1 and 0; leave positive and negative_answer out")
+    return problems
 
 
 def _reward_is(config: TrainConfig, name: str) -> bool:

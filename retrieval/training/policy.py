@@ -70,6 +70,10 @@ def asked_prompts(config: TrainConfig, query: str, documents: Sequence[str], *, 
         settings |= {"children": max(2, len(documents) - 1), "presentation": "first-stage"}
     if options.reward != "prorank":  # which generates nothing when it reranks
         settings["max_new_tokens"] = options.max_new_tokens
+    if block.instruction is not None:
+        settings["relevance" if options.reward == "retro" else "instruction"] = block.instruction
+    if block.file is not None:
+        settings["prompt_file"] = block.file
     recorder = _Recorder(language_tokenizer(config), context - options.max_new_tokens * (options.reward == "prorank"))
     reranker = load_family(options.reward, recorder, **settings)
     candidates = tuple(Candidate(str(at), text) for at, text in enumerate(documents))

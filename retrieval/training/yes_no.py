@@ -1,7 +1,8 @@
-"""Yes/no rerankers in training: a CrossEncoder over a causal language model, asked in the words of our reranker.
+"""Rerankers by two tokens' logits (yes and no; ProRank's 1 and 0) in training: a CrossEncoder over a causal language
+model, asked in the words of our reranker.
 
 What is trained and saved is a stock sentence-transformers CrossEncoder (a language model and `LogitScore`). While
-training, its prompts are those of the `yes-no` reranker, token by token. In the saved tokenizer the chat template also
+training, its prompts are those of the reranker, token by token. In the saved tokenizer the chat template also
 writes them for a pair, so that plain sentence-transformers asks the same of ordinary texts; only text that looks like a
 marker stays text in ours alone.
 """
@@ -19,7 +20,7 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 
 from ...errors import ConfigError
 from ..rerankers.engine_transformers import context_of
-from ..rerankers.pointwise_tokens import YesNoReranker, pair_prompts
+from ..rerankers.pointwise_tokens import LogitModel, ProRankReranker, YesNoReranker
 from ..rerankers.reading import Reading
 from .config import TrainConfig
 from .language_models import language_tokenizer
@@ -35,18 +36,17 @@ class PromptedCrossEncoder(CrossEncoder):
     """A CrossEncoder whose pairs are written by a reranker of ours; saved, it is a stock CrossEncoder.
 
     Attributes:
-        asking: the reranker whose prompts are read; None is sentence-transformers' own way.
+        asking: the scorer of a reranker whose prompts are read; None is sentence-transformers' own way.
     """
 
-    asking: YesNoReranker | None = None
+    asking: LogitModel | None = None
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **settings: Any) -> dict[str, Any]:
         """(query, document) pairs → what the language model reads, padded on the left."""
         if self.asking is None:
             return super().preprocess(inputs, prompt=prompt, **settings)
         pairs = [("", str(query), str(document)) for query, document in inputs]
-        prompts = pair_prompts(self.asking.writer, pairs, self.asking.prompt)
-        ids = [torch.tensor(each.ids) for each in prompts]
+        ids = [torch.tensor(each.ids) for each in self.asking.prompts(pairs)]
         mask = padded([torch.ones_like(each) for each in ids], 0)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         return {"input_ids": padded(ids, 0), "attention_mask": mask, "position_ids": positions,
@@ -54,10 +54,10 @@ class PromptedCrossEncoder(CrossEncoder):
 
 
 def load_yes_no(path: str, config: TrainConfig) -> PromptedCrossEncoder:
-    """A causal language model as a yes/no reranker.
+    """A causal language model as a reranker by two answers, yes or no, or 1 or 0 (`prompt.reranker`).
 
     Raises:
-        ConfigError: it does not load as a causal language model, or yes and no are not one token each.
+        ConfigError: it does not load as a causal language model, or the answers are not one token each.
     """
     try:
         network = Transformer(path, transformer_task="text-generation")
@@ -66,19 +66,21 @@ def load_yes_no(path: str, config: TrainConfig) -> PromptedCrossEncoder:
     block, tokenizer = config.prompt_block, language_tokenizer(config)
     reading = Reading(block.words, block.tokens, block.template, block.thinking, block.double_bos)
     reader: Any = Reader(tokenizer, block.context or context_of(network.model, tokenizer))
-    asking = YesNoReranker(
-        reader, reading=reading, yes=block.positive_answer, no=block.negative_answer, instruction=block.instruction
-    )
+    if block.reranker == "prorank":
+        asking = ProRankReranker(reader, reading=reading, instruction=block.instruction).logits
+    else:
+        yes, no = block.positive_answer, block.negative_answer
+        asking = YesNoReranker(reader, reading=reading, yes=yes, no=no, instruction=block.instruction).logits
     cast(Any, network.tokenizer).chat_template = pair_template(asking, tokenizer)
     # The ways to read a text were found before the template was there.
     network.modality_config, network.module_output_name = network.infer_modalities(network.model, network.processor)
-    yes, no = asking.tokens
-    model = PromptedCrossEncoder(modules=cast(Any, [network, LogitScore(yes, no)]))
+    relevant, other = asking.tokens
+    model = PromptedCrossEncoder(modules=cast(Any, [network, LogitScore(relevant, other)]))
     model.asking = asking
     return model
 
 
-def pair_template(asking: YesNoReranker, tokenizer: Any) -> str:
+def pair_template(asking: LogitModel, tokenizer: Any) -> str:
     """The tokenizer's chat template with a branch for pairs (roles query and document), which writes what our reranker
     asks of them; without a chat template there is only that branch."""
     renderer, reading = asking.writer.renderer, asking.writer.reading
