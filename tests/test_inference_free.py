@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from rtk.retrieval.encoders.inference_free import (  # noqa: E402
     inference_free,
     query_module,
     settle_learned,
+    static_side,
     static_vectors,
 )
 
@@ -130,6 +133,25 @@ def test_queries_are_cut_at_their_length(tiny_sparse, table):
     assert short.encode_query(["protein cell wing"]).nnz == 2
     again = short.encode_document(["protein cell wing"]).toarray()
     assert np.array_equal(again, as_encoder(tiny_sparse).encode_document(["protein cell wing"]).toarray())
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_tokenizers_back_end_gives_what_its_call_gives(model, side):
+    """Whatever an earlier call left there, and for a tokenizer without one."""
+    queries = static_side(model, "query")
+    tokenizer: Any = queries.tokenizer
+    tokenizer.truncation_side, tokenizer.model_max_length = side, 3
+    texts = ["heat flows from a hot wing to the air", "air", ""]
+    found = static_vectors(queries, texts)
+    tokenizer(texts, truncation=True, max_length=1, padding=True)
+    assert (static_vectors(queries, texts) != found).nnz == 0
+    slow = type(
+        "Slow", (), {"model_max_length": 3, "__call__": lambda self, *given, **more: tokenizer(*given, **more)}
+    )()
+    assert not hasattr(slow, "backend_tokenizer")
+    plain = SimpleNamespace(tokenizer=slow, weight=queries.weight)
+    assert (static_vectors(plain, texts) != found).nnz == 0
+    assert found.nnz > 3
 
 
 def test_without_texts(model):
