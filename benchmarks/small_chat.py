@@ -1,13 +1,18 @@
 """A random chat decoder to try and time LLM rerankers with where none can be had: nothing is downloaded.
 
-    python benchmarks/small_chat.py FOLDER [--size tiny|small|1b|8b|t5] [--dtype bfloat16] [--seed 0]
+    python benchmarks/small_chat.py FOLDER [--size tiny|small|1b|8b|t5|minilm] [--dtype bfloat16] [--seed 0]
     rtk recipe run icr --variant small model=FOLDER collection=nfcorpus
+    rtk recipe run prorank --variant small model=FOLDER collection=nfcorpus         # of minilm: it is trained
 
 A Llama whose weights are random and whose tokenizer (byte pairs) learned its 4,000 tokens from Python's own help
 texts; letters, numbers up to 100 and the words that rerankers are asked to answer are single tokens. It ranks at
 random. Sizes: `tiny` is for trying (3 layers of 64), `small` is the reranking specification's (4 layers of 256), `1b`
 and `8b` have the shapes of Llama 3's; `t5` is an encoder-decoder (2 and 2 layers of 64) with the same tokenizer, for
 monoT5 and duoT5.
+
+`minilm` is for training: all-MiniLM-L6-v2 (extra `minilm`) as a decoder of 512 tokens, where each position sees those
+before it only, with its word embeddings as the head. It has not learned to write, and its word pieces know no capitals
+and no spaces, so that it serves the rerankers that read logits (yes-no, ProRank, FIRST), not those that read a text.
 """
 
 from __future__ import annotations
@@ -101,6 +106,31 @@ def t5_model(tokenizer: Any, *, seed: int = 0) -> Any:
     return T5ForConditionalGeneration(config).eval()
 
 
+def minilm_decoder() -> tuple[Any, Any]:
+    """all-MiniLM-L6-v2 as a causal language model, and its tokenizer with a chat template."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, BertLMHeadModel
+
+    from rtk.retrieval.encoders import load_minilm_path
+
+    path = load_minilm_path()
+    config = AutoConfig.from_pretrained(path)
+    config.is_decoder, config.use_cache, config.tie_word_embeddings = True, True, True
+    encoder = AutoModel.from_pretrained(path).state_dict()
+    model = BertLMHeadModel(config).eval()
+    model.bert.load_state_dict({name: value for name, value in encoder.items() if not name.startswith("pooler")})
+    head = model.cls.predictions
+    with torch.no_grad():
+        head.transform.dense.weight.copy_(torch.eye(config.hidden_size))
+        head.transform.dense.bias.zero_()
+        head.bias.zero_()
+    model.tie_weights()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.chat_template = "[CLS]{% for message in messages %} {{ message['content'] }} [SEP]{% endfor %}"
+    tokenizer.eos_token, tokenizer.model_max_length = "[SEP]", config.max_position_embeddings
+    return model, tokenizer
+
+
 def single_words(tokenizer: Any) -> list[str]:
     """Words that are one token behind a space, in a fixed order."""
     found = {text for text in tokenizer.get_vocab() if text[0] == "Ġ" and text[1:].isalpha() and text[1:].islower()}
@@ -111,12 +141,14 @@ def main() -> None:
     """Write model and tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", choices=[*SIZES, "t5"], default="small")
+    parser.add_argument("--size", choices=[*SIZES, "t5", "minilm"], default="small")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    tokenizer = chat_tokenizer()
-    if chosen.size == "t5":
+    tokenizer = None if chosen.size == "minilm" else chat_tokenizer()
+    if tokenizer is None:
+        model, tokenizer = minilm_decoder()
+    elif chosen.size == "t5":
         model = t5_model(tokenizer, seed=chosen.seed)
     else:
         model = chat_model(chosen.size, tokenizer, seed=chosen.seed, dtype=chosen.dtype)
