@@ -22,6 +22,7 @@ from rtk.retrieval.training.kinds import EXAMPLES
 from rtk.retrieval.training.language_models import list_reranker, list_writer
 from rtk.retrieval.training.list_table import conversation_table
 from rtk.retrieval.training.list_windows import Window
+from rtk.retrieval.training.models import load_model
 from rtk.retrieval.training.trainer import train
 
 GOLDENS = Path(__file__).parent / "goldens" / "rerank"
@@ -89,7 +90,6 @@ def a_batch(config: TrainConfig, number: int = 0, slots: slice = slice(0, 4)) ->
     """(model, collated batch, tables) of a configuration."""
     from rtk.retrieval.sampling import BatchKey
     from rtk.retrieval.training.batches import make_sampler
-    from rtk.retrieval.training.models import load_model
 
     kind = EXAMPLES["language-model"]
     tables = kind.open(config)
@@ -101,8 +101,6 @@ def a_batch(config: TrainConfig, number: int = 0, slots: slice = slice(0, 4)) ->
 
 
 def writer_of(config: TrainConfig) -> Any:
-    from rtk.retrieval.training.models import load_model
-
     return list_writer(load_model(config), config)
 
 

@@ -17,6 +17,17 @@ NAME = "rerank"
 HELP = """Rerank the top of a run.
 
 Finished queries are kept beside the output: the same command goes on where it was stopped.
+If every query fails, nothing is written and the exit code is 1, with --on-error count too.
+
+[dim]Rerankers:[/dim]
+
+  cross-encoder; maxsim (an encoder's token vectors); and of language models
+
+  all documents together: icr, first, rank-gpt, full-rank
+
+  each document by itself: yes-no, graded, prorank, mono-t5, query-likelihood, erank, retro
+
+  documents compared: prp, duo-t5, setwise, rank-r1
 
 [dim]Examples:[/dim]
 
@@ -29,9 +40,11 @@ Finished queries are kept beside the output: the same command goes on where it w
 def command(
     run: Annotated[Path, typer.Argument(help="A run, or candidates with their texts (.jsonl).", show_default=False)],
     out: Out,
-    model: Annotated[str, typer.Option("--model", "-m", help="A path, a hub id, or `minilm`.", show_default=False)],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A path or hub id; `minilm` for maxsim.", show_default=False)
+    ],
     reranker: Annotated[
-        str, typer.Option("--reranker", "-r", help="cross-encoder, maxsim, icr, first, rank-gpt, setwise, yes-no, …")
+        str, typer.Option("--reranker", "-r", help="A reranker by name; all are listed above.")
     ] = "cross-encoder",
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", help="Where the texts are (not for candidates with texts).")
@@ -48,7 +61,7 @@ def command(
         bool, typer.Option("--raw", help="Keep columns raw, first_rank, first_score, calibrated (.parquet).")
     ] = False,
     on_error: Annotated[
-        str, typer.Option("--on-error", help="stop, or count: keep that query's order and go on.")
+        str, typer.Option("--on-error", help="stop, or count: keep that query's order and go on, unless all fail.")
     ] = "stop",
     order: Annotated[str, typer.Option("--order", help="The run's order: score or rank.")] = "score",
     settings: Settings = None,

@@ -27,11 +27,14 @@ class Prompt:
         shared: how many leading ids other prompts of the same call have too, so that an engine may compute them once;
             0 when unknown. It never changes a result.
         cut: whether something was left out of it so that it fits the model; for `Usage.cut`.
+        begun: how the answer of an encoder-decoder begins: its decoder reads these ids before anything is asked of it.
+            A decoder's prompts have the beginning of the answer at the end of `ids`.
     """
 
     ids: tuple[int, ...]
     shared: int = 0
     cut: bool = False
+    begun: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.ids:

@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Request, Result, Usage, ranked_result
 from .batching import TokenCounter, first_tokens, request_groups, token_batches
+from .checks import check_counts
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -35,7 +36,8 @@ class CrossEncoderReranker:
         name: what the model is called in records; its own path by default.
 
     Raises:
-        ConfigError: more than two labels and no `label`, or a length that leaves no room for query and document.
+        ConfigError: more than two labels and no `label`, a label that the model does not have, a count below 1, or a
+            length that leaves no room for query and document.
     """
 
     calibrated = True
@@ -50,6 +52,9 @@ class CrossEncoderReranker:
         label: int | None = None,
         name: str | None = None,
     ) -> None:
+        check_counts(max_length=max_length, batch_tokens=batch_tokens, group_pairs=group_pairs)
+        if label is not None and not 0 <= label < model.num_labels:
+            raise ConfigError(f"label {label}: the cross-encoder's labels are 0 to {model.num_labels - 1}")
         if model.num_labels > 2 and label is None:
             raise ConfigError(
                 f"the cross-encoder has {model.num_labels} labels; say which one scores relevance by `label` "

@@ -1,4 +1,5 @@
-"""Encoder-decoders of transformers (T5 and its kin) behind the same contract: prompts go to the encoder."""
+"""Encoder-decoders of transformers (T5 and its kin) behind the same contract: prompts go to the encoder, and what their
+answers begin with (`Prompt.begun`) to the decoder."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from .base import Usage
 from .batching import token_batches
 from .chat import Prompt
+from .checks import check_counts
 from .decoding import Ending, Row, decode, generations
 from .engine_transformers import checked, context_of, continuation_targets, end_tokens, model_identity
 from .language_model import Answers, Generation, Sampling, check_lengths
@@ -20,7 +22,8 @@ __all__ = ["Seq2SeqModel"]
 
 
 class Seq2SeqModel:
-    """An encoder-decoder of transformers as a `LanguageModel`: what follows a prompt is the decoder's first token.
+    """An encoder-decoder of transformers as a `LanguageModel`: what follows a prompt is what its decoder says first, or
+    says after the prompt's `begun`.
 
     The encoder attends both ways, so it always gets the mask of its padding; nothing is shared between prompts.
 
@@ -30,7 +33,12 @@ class Seq2SeqModel:
         batch_tokens: tokens in a batch, padding included; None takes what suits the device.
         context_length: tokens of a prompt; None takes what model and tokenizer say.
         name: what the model is called in records.
+
+    Raises:
+        ConfigError: `batch_tokens` or `context_length` below 1.
     """
+
+    encoder_decoder = True
 
     def __init__(
         self,
@@ -41,6 +49,7 @@ class Seq2SeqModel:
         context_length: int | None = None,
         name: str | None = None,
     ) -> None:
+        check_counts(batch_tokens=batch_tokens, context_length=context_length)
         self.model, self.tokenizer, self.batch_tokens = model.eval(), tokenizer, batch_tokens
         self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
         self._context = context_length or context_of(model, tokenizer)
@@ -60,8 +69,8 @@ class Seq2SeqModel:
         wanted = torch.tensor(list(tokens), dtype=torch.long)
         with torch.inference_mode():
             for rows, encoded in self._batches(prompts):
-                start = torch.full((len(rows), 1), self._start)
-                logits = self._decode(start, encoded, torch.zeros_like(start), wanted).logits[:, 0]
+                given = self._begun(prompts, rows)
+                logits = self._decode(given, encoded, _last(given), wanted).logits[:, 0]
                 values[rows] = checked(logits, rows).cpu().numpy()
         return Answers(values, _usages(prompts))
 
@@ -73,9 +82,9 @@ class Seq2SeqModel:
         with torch.inference_mode():
             for rows, encoded in self._batches(prompts):
                 given = [list(continuations[row]) for row in rows]
-                places, targets, real = continuation_targets([1] * len(rows), given)
-                starts = torch.full((len(rows), 1), self._start)
-                made = self._decode(torch.cat([starts, targets[:, :-1]], dim=1), encoded, places, None)
+                begun = self._begun(prompts, rows)
+                places, targets, real = continuation_targets([begun.shape[1]] * len(rows), given)
+                made = self._decode(torch.cat([begun, targets[:, :-1]], dim=1), encoded, places, None)
                 logits = checked(made.logits, rows, whole=True)
                 chosen = logits.log_softmax(-1).gather(-1, targets.to(logits.device)[..., None])[..., 0]
                 values[rows] = (chosen.double().cpu() * real).sum(-1).numpy()
@@ -99,8 +108,8 @@ class Seq2SeqModel:
         samples = ending.sampling.samples
         numbers = [row for row in rows for _ in range(samples)]
         encoded = _selected(encoded, torch.arange(len(rows)).repeat_interleave(samples))
-        start = torch.full((len(numbers), 1), self._start)
-        begun = self._decode(start, encoded, torch.zeros_like(start), None, cache=True)
+        start = self._begun(prompts, numbers)
+        begun = self._decode(start, encoded, _last(start), None, cache=True)
         cache = begun.past_key_values
 
         def step(keep: list[int], tokens: list[int]) -> torch.Tensor:
@@ -113,24 +122,36 @@ class Seq2SeqModel:
             made = self._decode(given, encoded, torch.zeros_like(given), None, cache=cache)
             return checked(made.logits[:, 0], numbers, whole=True)
 
-        made = [Row.seeded(ending.sampling.seed, prompts[row].ids, at) for row in rows for at in range(samples)]
+        sources = {row: (*prompts[row].ids, *prompts[row].begun) for row in rows}
+        made = [Row.seeded(ending.sampling.seed, sources[row], at) for row in rows for at in range(samples)]
         decode(checked(begun.logits[:, 0], numbers, whole=True), step, made, ending)
         return generations(made, samples, ending)
 
     def _batches(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Rows of each batch and what the encoder made of them."""
+        """Rows of each batch and what the encoder made of them. Answers of a batch begin with equally many tokens."""
         check_lengths(prompts, 0, self.context_length)
         lengths = np.asarray([len(prompt) for prompt in prompts], dtype=np.int64)
+        begun = np.asarray([len(prompt.begun) for prompt in prompts], dtype=np.int64)
+        for count in np.unique(begun):
+            alike = np.flatnonzero(begun == count)
+            for part in token_batches(lengths[alike], self.batch_tokens, self.model.device):
+                rows = alike[part].tolist()
+                yield rows, self._encode(prompts, rows, lengths[rows])
+
+    def _encode(self, prompts: Sequence[Prompt], rows: list[int], lengths: np.ndarray) -> dict[str, Any]:
+        """What the encoder makes of some prompts (B of them, `lengths` tokens each), and the mask of their padding."""
         pad = self.tokenizer.pad_token_id or 0
-        for part in token_batches(lengths, self.batch_tokens, self.model.device):
-            rows = part.tolist()
-            given = torch.full((len(rows), int(lengths[part].max())), pad)
-            for at, row in enumerate(rows):
-                given[at, : len(prompts[row])] = torch.tensor(prompts[row].ids)
-            mask = (torch.arange(given.shape[1])[None, :] < torch.from_numpy(lengths[part])[:, None]).long()
-            mask = mask.to(self.model.device)
-            hidden = self.model.get_encoder()(input_ids=given.to(self.model.device), attention_mask=mask)
-            yield rows, {"hidden": hidden[0], "attention_mask": mask}
+        given = torch.full((len(rows), int(lengths.max())), pad)
+        for at, row in enumerate(rows):
+            given[at, : len(prompts[row])] = torch.tensor(prompts[row].ids)
+        mask = (torch.arange(given.shape[1])[None, :] < torch.from_numpy(lengths)[:, None]).long()
+        mask = mask.to(self.model.device)
+        hidden = self.model.get_encoder()(input_ids=given.to(self.model.device), attention_mask=mask)
+        return {"hidden": hidden[0], "attention_mask": mask}
+
+    def _begun(self, prompts: Sequence[Prompt], rows: Sequence[int]) -> torch.Tensor:
+        """(B, C) what the decoder reads first: its start, then how the answers of these prompts begin."""
+        return torch.tensor([[self._start, *prompts[row].begun] for row in rows])
 
     def _decode(
         self, ids: torch.Tensor, encoded: dict[str, Any], places: torch.Tensor, tokens: torch.Tensor | None,
@@ -148,10 +169,16 @@ class Seq2SeqModel:
             )
 
 
+def _last(ids: torch.Tensor) -> torch.Tensor:
+    """(B, 1) the place of the last of (B, C) ids."""
+    return torch.full((len(ids), 1), ids.shape[1] - 1)
+
+
 def _selected(encoded: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
     return {name: tensor[rows.to(tensor.device)] for name, tensor in encoded.items()}
 
 
 def _usages(prompts: Sequence[Prompt], more: Sequence[int] | None = None) -> tuple[Usage, ...]:
     counts = [0] * len(prompts) if more is None else more
-    return tuple(Usage(1, len(prompt) + extra) for prompt, extra in zip(prompts, counts, strict=True))
+    read = zip(prompts, counts, strict=True)
+    return tuple(Usage(1, len(prompt) + len(prompt.begun) + extra) for prompt, extra in read)

@@ -13,8 +13,10 @@ import torch
 from ...errors import BackendError, ConfigError
 from .base import Usage
 from .chat import Prompt
+from .checks import check_counts
 from .decoding import Ending, Row, decode, generations
-from .language_model import Answers, Generation, Sampling, check_lengths
+from .language_model import Answers, Generation, PromptError, Sampling, check_lengths
+from .model_names import refuse_headless, why_not
 from .prefill import Batch, Decoder, plan_batches
 
 if TYPE_CHECKING:
@@ -41,7 +43,12 @@ class TransformersModel:
         context_length: tokens of prompt and answer; None takes what model and tokenizer say.
         share_prefixes: compute leading ids that prompts share only once.
         name: what the model is called in records.
+
+    Raises:
+        ConfigError: `batch_tokens` or `context_length` below 1.
     """
+
+    encoder_decoder = False
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class TransformersModel:
         share_prefixes: bool = True,
         name: str | None = None,
     ) -> None:
+        check_counts(batch_tokens=batch_tokens, context_length=context_length)
         self.model, self.tokenizer = model.eval(), tokenizer
         self.batch_tokens, self.share_prefixes = batch_tokens, share_prefixes
         self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
@@ -191,6 +199,7 @@ def load_transformers(
     """Load a decoder or an encoder-decoder from a path, a hub id or a pair (model, tokenizer)."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+    check_counts(**{name: settings.get(name) for name in ("batch_tokens", "context_length")})  # before weights are read
     if isinstance(model, tuple):
         loaded, tokenizer = model
         if dtype is not None:
@@ -202,11 +211,12 @@ def load_transformers(
             raise ConfigError(f"dtype {dtype!r}: expected float32, bfloat16, float16 or auto")
         try:
             wide = AutoConfig.from_pretrained(path).is_encoder_decoder
-            kind = AutoModelForSeq2SeqLM if wide else AutoModelForCausalLM
-            loaded = kind.from_pretrained(path, dtype=dtype or "float32")
+            kind: Any = AutoModelForSeq2SeqLM if wide else AutoModelForCausalLM
+            loaded, found = kind.from_pretrained(path, dtype=dtype or "float32", output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
-            raise BackendError(f"cannot load {path} as a language model: {error}") from error
+            raise BackendError(f"cannot load {path} as a language model: {why_not(path, error)}") from error
+        refuse_headless(path, loaded, found["missing_keys"])
     if device is not None or isinstance(model, str | Path):
         try:
             loaded = loaded.to(torch.device(device or _any_device()))  # pyright: ignore[reportArgumentType] - a module
@@ -234,7 +244,7 @@ def checked(values: torch.Tensor, rows: Sequence[int], *, whole: bool = False) -
         whole: of a whole vocabulary, in which -inf is a token that is never said.
 
     Raises:
-        BackendError: with the number of the prompt.
+        PromptError: with the number of the prompt.
     """
     bad = (~(values < torch.inf) if whole else ~values.isfinite()).flatten(1)
     at = bad.any(1).nonzero()
@@ -242,9 +252,7 @@ def checked(values: torch.Tensor, rows: Sequence[int], *, whole: bool = False) -
         row = int(at[0])
         given = float(values.flatten(1)[row][bad[row]][0])
         what = "NaN" if math.isnan(given) else str(given)
-        raise BackendError(
-            f"prompt {rows[row]}: the model gave {what} (half precision overflowing gives this: try float32)"
-        )
+        raise PromptError(rows[row], f"the model gave {what} (half precision overflowing gives this: try float32)")
     return values
 
 

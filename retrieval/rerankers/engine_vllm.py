@@ -14,7 +14,9 @@ from ...errors import BackendError, ConfigError
 from ...extras import require
 from .base import Usage
 from .chat import Prompt
-from .language_model import Answers, Generation, Sampling, check_lengths
+from .checks import check_counts
+from .language_model import Answers, Generation, PromptError, Sampling, check_lengths
+from .model_names import why_not
 
 __all__ = ["VllmModel", "load_vllm"]
 
@@ -34,7 +36,12 @@ class VllmModel:
         engine: `vllm.LLM`, made as `load_vllm` makes it.
         parameters: `vllm.SamplingParams`.
         name: what the model is called in records.
+
+    Raises:
+        ConfigError: the engine reports something else, or runs an encoder-decoder.
     """
+
+    encoder_decoder = False
 
     def __init__(self, engine: Any, parameters: Any, *, name: str) -> None:
         self.engine, self.name, self._parameters = engine, name, parameters
@@ -45,6 +52,8 @@ class VllmModel:
                 f"the vLLM engine reports {self._settings.logprobs_mode!r}; make it with "
                 "logprobs_mode='processed_logits' (load_language_model does)"
             )
+        if getattr(self._settings, "is_encoder_decoder", False):
+            raise ConfigError(f"{name} is an encoder-decoder; the vLLM engine asks decoders: take engine=transformers")
 
     @property
     def context_length(self) -> int:
@@ -63,7 +72,7 @@ class VllmModel:
 
         Raises:
             ConfigError: more tokens than the engine reports.
-            BackendError: a wanted token is missing from what the engine reports, or its logit is not finite.
+            PromptError: a wanted token is missing from what the engine reports, or its logit is not finite.
         """
         wanted = list(dict.fromkeys(int(token) for token in tokens))
         if len(wanted) > _MOST_TOKENS:
@@ -75,10 +84,10 @@ class VllmModel:
             found = {int(token): float(entry.logprob) for token, entry in output.outputs[0].logprobs[0].items()}
             lost = [token for token in wanted if token not in found]
             if lost:
-                raise BackendError(f"prompt {row}: vLLM reported no logit for token {lost[0]}")
+                raise PromptError(row, f"vLLM reported no logit for token {lost[0]}")
             values[row] = [found[int(token)] for token in tokens]
             if not np.isfinite(values[row]).all():
-                raise BackendError(f"prompt {row}: the model gave {values[row][~np.isfinite(values[row])][0]}")
+                raise PromptError(row, f"the model gave {values[row][~np.isfinite(values[row])][0]}")
         return Answers(values, tuple(map(_usage, made)))
 
     def continuation_log_probs(
@@ -96,7 +105,7 @@ class VllmModel:
             steps = zip(output.prompt_logprobs[len(prompt) :], joined.ids[len(prompt) :], strict=True)
             values[row] = math.fsum(float(step[token].logprob) for step, token in steps)
             if math.isnan(values[row]):
-                raise BackendError(f"prompt {row}: the model gave NaN")
+                raise PromptError(row, "the model gave NaN")
         return Answers(values, tuple(map(_usage, made)))
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, /) -> Answers[list[list[Generation]]]:
@@ -168,13 +177,14 @@ def load_vllm(
         engine_options: more for `vllm.LLM` (`tensor_parallel_size`, `gpu_memory_utilization`, …).
 
     Raises:
-        ConfigError: a device, a loaded model instead of a path, or options that vLLM does not have or that are set
-            already.
+        ConfigError: a device, a loaded model instead of a path, a context length below 1, or options that vLLM does not
+            have or that are set already.
         MissingExtra: vLLM is not installed.
         BackendError: the engine cannot be made.
     """
     if device is not None:
         raise ConfigError(f"device {device!r}: vLLM takes the devices that it was built for; leave it out")
+    check_counts(context_length=context_length)
     if not isinstance(model, str | Path):
         raise ConfigError("vLLM loads a path or a hub id, not a loaded model")
     settings: dict[str, Any] = {
@@ -190,7 +200,7 @@ def load_vllm(
     try:
         engine = vllm.LLM(**settings, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"vLLM cannot load {model}: {error}") from error
+        raise BackendError(f"vLLM cannot load {model}: {why_not(model, error)}") from error
     except TypeError as error:
         if not options:
             raise

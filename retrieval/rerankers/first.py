@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .identifiers import Identifiers
+from .language_model import named
 from .listwise import ListwiseReranker, WindowOrder, WindowQuestion, check_window, list_prompts
 from .lockstep import Answer, Effort
 from .prompts import list_prompt
@@ -79,7 +80,8 @@ class FirstTokenModel:
     def order(self, windows: Sequence[WindowQuestion], /) -> list[Answer[WindowOrder]]:
         """One forward pass each. Identifiers beyond a short window's documents are left out."""
         prompts = list_prompts(self.writer, windows, self.prompt, self.identifiers, continuation=OPENING)
-        answers = self.model.next_token_logits(prompts, self.tokens)
+        with named(lambda row: windows[row].name):
+            answers = self.model.next_token_logits(prompts, self.tokens)
         orders: list[Answer[WindowOrder]] = []
         usages = count_cuts(prompts, answers.usages)
         for window, logits, usage in zip(windows, answers.values, usages, strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 
 from .base import Usage
 from .identifiers import Identifiers
+from .language_model import Sampling, named
 from .listwise import ListwiseReranker, WindowOrder, WindowQuestion, check_window, list_prompts
 from .lockstep import Answer, Effort
 from .permutations import format_permutation, parse_permutation
@@ -115,6 +116,7 @@ class GenerativeModel:
     ) -> None:
         self.model, self.identifiers, self.name = model, identifiers, prompt
         self.prompt, self.max_new_tokens = list_prompt(prompt), max_new_tokens
+        self._freely = None if max_new_tokens is None else Sampling(max_new_tokens)
         self.writer = PromptWriter(model, reading)
 
     def identity(self) -> dict[str, object]:
@@ -137,15 +139,12 @@ class GenerativeModel:
         return [order for order in orders if order is not None]
 
     def _order(self, windows: Sequence[WindowQuestion], size: int) -> list[Answer[WindowOrder]]:
-        from .language_model import Sampling
-
         whole = int(self.writer.renderer.count([format_permutation(range(size), self.identifiers)])[0])
-        sampling = Sampling(max_new_tokens=whole, min_new_tokens=whole)
-        if self.max_new_tokens is not None:
-            sampling = Sampling(max_new_tokens=self.max_new_tokens)
+        sampling = self._freely or Sampling(max_new_tokens=whole, min_new_tokens=whole)
         rooms = [sampling.max_new_tokens] * len(windows)
         prompts = list_prompts(self.writer, windows, self.prompt, self.identifiers, rooms=rooms)
-        answers = self.model.generate(prompts, sampling)
+        with named(lambda row: windows[row].name):
+            answers = self.model.generate(prompts, sampling)
         orders: list[Answer[WindowOrder]] = []
         for said, usage in zip(answers.values, count_cuts(prompts, answers.usages), strict=True):
             read = parse_permutation(said[0].text, size, self.identifiers)

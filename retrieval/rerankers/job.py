@@ -83,6 +83,8 @@ class RerankJob:
         """
         if result.error is not None and self.on_error == "stop":
             raise BackendError(f"query {result.qid!r} could not be reranked: {result.error}")
+        if result.error is not None:
+            log.warning("query %r keeps its first order: %s", result.qid, result.error)
         position = {name: at for at, name in enumerate(request.ids)}
         order = np.asarray([position[name] for name in result.ids], dtype=np.int32)
         return Finished(row, order, result.scores, result.raw, result.calibrated, result.usage, result.error)
@@ -91,7 +93,6 @@ class RerankJob:
         try:
             result = rerank_checked(self.reranker, [request])[0]
         except _FAILURES as error:
-            log.warning("query %r: %s", request.qid, error)
             result = failed_result(request, f"{type(error).__name__}: {error}")
         return self.outcome(row, request, result)
 

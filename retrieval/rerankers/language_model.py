@@ -6,7 +6,8 @@ reference, here on any device; decoders and encoder-decoders) and vLLM (extra `v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
@@ -16,6 +17,7 @@ import numpy as np
 from ...errors import BackendError, ConfigError, nearest
 from .base import Usage
 from .chat import ChatRenderer, Encoded, Message, Piece, Prompt, share_prefix
+from .model_names import refuse_encoder
 
 __all__ = [
     "ENGINES",
@@ -27,9 +29,13 @@ __all__ = [
     "Message",
     "Piece",
     "Prompt",
+    "PromptError",
     "Sampling",
     "check_lengths",
+    "is_encoder_decoder",
     "load_language_model",
+    "named",
+    "needs_encoder_decoder",
     "share_prefix",
 ]
 
@@ -111,9 +117,39 @@ class Generation:
     finish: Literal["stop", "length"]
 
 
+class PromptError(BackendError):
+    """The model cannot answer a prompt.
+
+    Attributes:
+        prompt: its number in the call.
+        reason: why.
+    """
+
+    def __init__(self, prompt: int, reason: str) -> None:
+        self.prompt, self.reason = prompt, reason
+        super().__init__(f"prompt {prompt}: {reason}")
+
+
+@contextmanager
+def named(name: Callable[[int], str]) -> Iterator[None]:
+    """Inside, an error about a prompt says what the prompt is about.
+
+    Args:
+        name: the number of a prompt → the query, and the document if there is one.
+    """
+    try:
+        yield
+    except PromptError as error:
+        raise BackendError(f"{name(error.prompt)}: {error.reason}") from error
+
+
 @runtime_checkable
 class LanguageModel(Protocol):
-    """What rerankers ask of a language model. Results depend on the prompt alone, not on what it was batched with."""
+    """What rerankers ask of a language model. Results depend on the prompt alone, not on what it was batched with.
+
+    An engine may also say by `encoder_decoder` whether its prompts go to an encoder and its answers come from a decoder
+    (T5 and its kin). What such an answer begins with is then in `Prompt.begun`.
+    """
 
     @property
     def tokenizer(self) -> Any:
@@ -142,6 +178,30 @@ class LanguageModel(Protocol):
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, /) -> Answers[list[list[Generation]]]:
         """`sampling.samples` answers for every prompt."""
         ...
+
+
+def is_encoder_decoder(model: Any) -> bool | None:
+    """Whether prompts go to an encoder and answers come from a decoder; None where the engine does not say."""
+    return getattr(model, "encoder_decoder", None)
+
+
+def needs_encoder_decoder(model: Any, reranker: str, instead: str) -> None:
+    """Refuse a decoder.
+
+    Args:
+        model: the language model.
+        reranker: which reranker it is for.
+        instead: the reranker that asks decoders the same.
+
+    Raises:
+        ConfigError: with both.
+    """
+    if is_encoder_decoder(model) is False:
+        raise ConfigError(
+            f"reranker {reranker!r} reads the first word that the decoder of a T5 says, and its prompt is what T5 was "
+            f"trained with; {getattr(model, 'name', 'this model')} is a decoder without an encoder. Take a checkpoint "
+            f"of T5, or reranker {instead!r}, which asks decoders"
+        )
 
 
 def check_lengths(prompts: Sequence[Prompt], room: Sequence[int] | int, context_length: int) -> None:
@@ -204,7 +264,7 @@ def load_language_model(
         settings: what the engine takes (`batch_tokens`, `context_length`, …).
 
     Raises:
-        ConfigError: no such engine, or a setting that it does not take.
+        ConfigError: no such engine, a setting that it does not take or that cannot be, or the name of an encoder.
         BackendError: the model cannot be loaded.
         MissingExtra: the engine is not installed.
     """
@@ -218,6 +278,7 @@ def load_language_model(
                 raise ConfigError(f"the language model is loaded already: {', '.join(late)} cannot change it")
             return model
         raise BackendError(f"{type(model).__name__} is no language model: give a path, a hub id or (model, tokenizer)")
+    refuse_encoder(model, "language model")
     known = _SETTINGS[engine]
     unknown = [f"unknown setting {each!r}{nearest(each, known)}" for each in settings if each not in known]
     if unknown:

@@ -38,6 +38,11 @@ class WindowQuestion:
     def texts(self) -> list[str]:
         return [self.request.candidates[place].text for place in self.places]
 
+    @property
+    def name(self) -> str:
+        """What it is about, for messages."""
+        return f"query {self.request.qid!r}"
+
 
 @dataclass(frozen=True, eq=False)
 class WindowOrder:

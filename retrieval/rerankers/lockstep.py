@@ -119,10 +119,8 @@ class _Running:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        log.warning("query %r keeps its first order: %s", self.request.qid, reason)
         self.plan.close()
-        self.result = failed_result(self.request, reason, usage=self.usage)
+        self.result = failed_result(self.request, f"{type(error).__name__}: {error}", usage=self.usage)
 
 
 @dataclass(frozen=True, eq=False)

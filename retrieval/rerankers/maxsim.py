@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Request, Result, Usage, ranked_result
 from .batching import TokenCounter, request_groups, token_batches
+from .checks import check_counts
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder, SentenceTransformer
@@ -58,6 +59,9 @@ class MaxSimReranker:
             again for other queries. The cache lives as long as one call of `rerank`.
         special_tokens: keep special tokens ([CLS], [SEP]) of a SentenceTransformer.
         name: what the model is called in records.
+
+    Raises:
+        ConfigError: a length or size that cannot be, or a model without token vectors.
     """
 
     calibrated = False  # a sum over the query's tokens: longer queries score higher
@@ -73,6 +77,8 @@ class MaxSimReranker:
         special_tokens: bool = False,
         name: str | None = None,
     ) -> None:
+        check_counts(query_length=query_length, document_length=document_length, batch_tokens=batch_tokens)
+        check_counts(0, cache_megabytes=cache_megabytes)
         model = _wrapped(model)
         self._embed = _embedder(model)
         self.model, self.batch_tokens, self.cache_bytes = model, batch_tokens, cache_megabytes << 20

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Request, Result
 from .chat import Message, Prompt
+from .language_model import named, needs_encoder_decoder
 from .lockstep import Answer, Effort, Lockstep, Ranking
 from .pointwise_tokens import first_words
 from .reading import PromptWriter, Reading, count_cuts, decoder_tokens, share_by
@@ -41,6 +42,12 @@ class PairQuestion:
     @property
     def texts(self) -> list[str]:
         return [self.request.candidates[place].text for place in (self.first, self.second)]
+
+    @property
+    def name(self) -> str:
+        """What it is about, for messages."""
+        ids = self.request.ids
+        return f"query {self.request.qid!r}, documents {ids[self.first]!r} and {ids[self.second]!r}"
 
 
 class PreferenceModel(Protocol):
@@ -188,7 +195,8 @@ class TokenPreference:
     def prefer(self, pairs: Sequence[PairQuestion], /) -> list[Answer[float]]:
         prompts = [self._prompt(pair) for pair in pairs]
         prompts = share_by([pair.request.qid for pair in pairs], prompts)
-        answers = self.writer.model.next_token_logits(prompts, self.tokens)
+        with named(lambda row: pairs[row].name):
+            answers = self.writer.model.next_token_logits(prompts, self.tokens)
         differences = np.clip(answers.values[:, 1] - answers.values[:, 0], -500, 500).astype(np.float64)
         chances = 1 / (1 + np.exp(differences))
         return [
@@ -255,6 +263,9 @@ class DuoT5Reranker(PairwiseReranker):
         both_orders: see `PairwiseReranker`.
         reading: how documents are shown; published whole, cut to 512 tokens in all.
         effort: how many queries share a call.
+
+    Raises:
+        ConfigError: the model is a decoder, or "true" or "false" is not one token.
     """
 
     READING: ClassVar[Reading] = Reading(words=None, template="plain")
@@ -269,6 +280,7 @@ class DuoT5Reranker(PairwiseReranker):
         reading: Reading | None = None,
         effort: Effort | None = None,
     ) -> None:
+        needs_encoder_decoder(model, "duo-t5", "prp")
         self.writer = PromptWriter(model, reading or self.READING)
         preference = TokenPreference(
             "duo-t5", self.writer, "Query: {query} Document0: {first} Document1: {second} Relevant:",

@@ -24,6 +24,7 @@ __all__ = ["Finished", "PartFile", "open_part", "part_path"]
 log = logging.getLogger(__name__)
 
 _FORMAT = 2
+_SHOWN = 80  # characters of a value that differs
 _SAME = "scores"  # most methods' raw values are the scores themselves: said once
 
 
@@ -160,9 +161,44 @@ def _read(path: Path, handle: IO[str], wanted: dict[str, Any], *, fresh: bool) -
 
 
 def _refuse(path: Path, there: Any, wanted: dict[str, Any]) -> None:
-    known = there if isinstance(there, dict) else {}
-    differing = sorted(name for name in {*known, *wanted} if known.get(name) != wanted.get(name))
     raise ConfigError(
         f"{path} holds finished queries of another job. Give another --out, --overwrite, or remove it.",
-        [f"{name}: was {known.get(name)!r}, is now {wanted.get(name)!r}" for name in differing],
+        _differences(there if isinstance(there, dict) else {}, wanted),
     )
+
+
+def _differences(there: dict[str, Any], wanted: dict[str, Any], within: str = "") -> list[str]:
+    """What differs, and nothing else; settings inside others as "reranker.reading.words"."""
+    lines: list[str] = []
+    for name in sorted({*there, *wanted}):
+        was, now = there.get(name, _ABSENT), wanted.get(name, _ABSENT)
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict) and was.keys() & now.keys():
+            lines += _differences(was, now, f"{within}{name}.")
+        else:
+            lines.append("{}{}: was {}, is now {}".format(within, name, *_where_they_differ(was, now)))
+    return lines
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "not there"
+
+
+_ABSENT = _Absent()
+
+
+def _where_they_differ(was: Any, now: Any) -> tuple[str, str]:
+    """Both values; of long ones (prompts, chat templates) the part from a little before the first difference on."""
+    one, other = repr(was), repr(now)
+    if max(len(one), len(other)) <= _SHOWN:
+        return one, other
+    same = next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
+    start = max(0, same - _SHOWN // 4)
+    return _excerpt(one, start), _excerpt(other, start)
+
+
+def _excerpt(text: str, start: int) -> str:
+    stop = start + _SHOWN
+    return f"{'…' if start else ''}{text[start:stop]}{'…' if stop < len(text) else ''}"

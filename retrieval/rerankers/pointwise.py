@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from ...errors import ConfigError
 from .base import Request, Result, Usage
+from .language_model import named
 from .lockstep import Answer, Effort, Lockstep, Ranking
 
-__all__ = ["PairModel", "PointwiseReranker"]
+__all__ = ["DocumentQuestion", "PairModel", "PointwiseReranker"]
 
 Pair = tuple[str, str, str]
 """Query id, query, document."""
+
+
+@dataclass(frozen=True)
+class DocumentQuestion:
+    """A candidate of a request, by place."""
+
+    request: Request
+    place: int
+
+    @property
+    def pair(self) -> Pair:
+        return self.request.qid, self.request.query, self.request.candidates[self.place].text
+
+    @property
+    def name(self) -> str:
+        """What it is about, for messages."""
+        return f"query {self.request.qid!r}, document {self.request.candidates[self.place].id!r}"
 
 
 class PairModel(Protocol):
@@ -57,8 +76,8 @@ class PointwiseReranker:
         """All pairs of the queries in flight are one call of the model."""
         yield from Lockstep(self._ranking, self._scores, self._effort).results(requests)
 
-    def _ranking(self, request: Request) -> Generator[Sequence[Pair], Sequence[float], Ranking]:
-        scores = yield [(request.qid, request.query, candidate.text) for candidate in request.candidates]
+    def _ranking(self, request: Request) -> Generator[Sequence[DocumentQuestion], Sequence[float], Ranking]:
+        scores = yield [DocumentQuestion(request, place) for place in range(len(request.candidates))]
         raw = np.asarray(scores, dtype=np.float32)
         if self.fusion is None:
             return Ranking(np.argsort(-raw, kind="stable").tolist(), raw, calibrated=self.calibrated)
@@ -66,12 +85,15 @@ class PointwiseReranker:
         mixed = self.fusion * standardised(first) + (1 - self.fusion) * standardised(raw)
         return Ranking(np.argsort(-mixed, kind="stable").tolist(), raw)
 
-    def _scores(self, pairs: Sequence[Pair]) -> list[Answer[float]]:
+    def _scores(self, questions: Sequence[DocumentQuestion]) -> list[Answer[float]]:
         """Each distinct pair once: equal texts cost nothing more and tie exactly."""
+        pairs = [question.pair for question in questions]
         first: dict[tuple[str, str], int] = {}
         for row, pair in enumerate(pairs):
             first.setdefault(pair[1:], row)
-        answers = dict(zip(first, self._model.score([pairs[row] for row in first.values()]), strict=True))
+        rows = list(first.values())
+        with named(lambda prompt: questions[rows[prompt]].name):
+            answers = dict(zip(first, self._model.score([pairs[row] for row in rows]), strict=True))
         return [
             answers[pair[1:]] if first[pair[1:]] == row else Answer(answers[pair[1:]].value, Usage())
             for row, pair in enumerate(pairs)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import ConfigError
 from .chat import Message, Prompt
+from .language_model import needs_encoder_decoder
 from .lockstep import Answer, Effort
 from .pointwise import Pair, PointwiseReranker
 from .reading import PromptWriter, Reading, count_cuts, decoder_tokens, share_by
@@ -284,6 +285,9 @@ class MonoT5Reranker(PointwiseReranker):
         true: the word that says relevant; other checkpoints have others.
         false: the word that says not relevant.
         effort: how many queries share a call.
+
+    Raises:
+        ConfigError: the model is a decoder, or an answer is not one token.
     """
 
     READING: ClassVar[Reading] = Reading(words=None, template="plain")
@@ -297,6 +301,7 @@ class MonoT5Reranker(PointwiseReranker):
         false: str = "false",
         effort: Effort | None = None,
     ) -> None:
+        needs_encoder_decoder(model, "mono-t5", "yes-no")
         self.writer = PromptWriter(model, reading or self.READING)
         tokens = decoder_tokens(model.tokenizer, [true, false])
         logits = LogitModel("mono-t5", self.writer, mono_t5, tokens, log_odds, (true, false), continuation=None)

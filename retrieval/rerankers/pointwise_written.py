@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Usage
 from .chat import Message, Prompt
-from .language_model import Generation, Sampling
+from .language_model import Generation, PromptError, Sampling
 from .lockstep import Answer, Effort
 from .pointwise import Pair, PointwiseReranker
 from .pointwise_tokens import PairPrompt, pair_prompts
@@ -96,11 +96,14 @@ class WrittenScoreModel:
                 if score is not None:
                     before, answer = _split(renderer.tokenizer, sample, score)
                     rows.append(row)
-                    given.append(Prompt((*prompts[row].ids, *before), prompts[row].shared))
+                    given.append(self.writer.followed(prompts[row], before))
                     scores.append(answer)
         if not rows:
             return usages
-        answers = self.writer.model.continuation_log_probs(given, scores)
+        try:
+            answers = self.writer.model.continuation_log_probs(given, scores)
+        except PromptError as error:  # one prompt here is one sample of a pair
+            raise PromptError(rows[error.prompt], error.reason) from error
         parsed: dict[int, list[float]] = {}
         for row, chance, usage in zip(rows, np.exp(answers.values).tolist(), answers.usages, strict=True):
             parsed.setdefault(row, []).append(chance)

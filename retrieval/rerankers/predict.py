@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .base import Request, Result, Usage, describe, ranked_result
+from .checks import check_counts
 
 __all__ = ["PairScorer", "PredictReranker"]
 
@@ -30,6 +31,7 @@ class PredictReranker:
     """
 
     def __init__(self, model: PairScorer, *, calibrated: bool = True, batch_pairs: int = 1024) -> None:
+        check_counts(batch_pairs=batch_pairs)
         self.model, self.calibrated, self.batch_pairs = model, calibrated, batch_pairs
 
     def identity(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Usage
 from .chat import ChatRenderer, Message, Prompt, share_prefix
+from .language_model import is_encoder_decoder
 
 if TYPE_CHECKING:
     from .language_model import LanguageModel
@@ -79,6 +80,7 @@ class PromptWriter:
         options = {} if self.reading.thinking is None else {"enable_thinking": self.reading.thinking}
         self.renderer = ChatRenderer(model.tokenizer, template=self.reading.template, options=options)
         self.cut = 0
+        self._answers_apart = bool(is_encoder_decoder(model))
 
     def write(
         self, texts: Sequence[str], messages: MakeMessages, *, continuation: str | None = "", room: int = 0
@@ -88,12 +90,14 @@ class PromptWriter:
         Args:
             texts: the documents, cut already to what the method shows of them.
             messages: makes the turns of documents.
-            continuation: how the answer begins; a plain prompt gets a new line for it, unless it is None.
-            room: tokens that must fit after the prompt.
+            continuation: how the answer begins; a plain prompt gets a new line for it, unless it is None. In an
+                encoder-decoder the decoder reads it, not the encoder.
+            room: tokens that must fit after the prompt; an encoder-decoder's answer takes none of the prompt's.
 
         Raises:
             ConfigError: it does not fit the context: refused, or not even with a token of each document.
         """
+        room = 0 if self._answers_apart else room
         tokens = self.reading.tokens
         texts = texts if tokens is None else [self.renderer.cut(text, tokens) for text in texts]
         prompt = self._render(messages(texts), continuation)
@@ -117,10 +121,18 @@ class PromptWriter:
         Raises:
             ConfigError: a label is several tokens there, changes what is before it, or has another one's token.
         """
+        if self._answers_apart:
+            return decoder_tokens(self.renderer.tokenizer, labels, continuation=continuation)
         probe = [Message("user", "x")]
         before = self._render(probe, continuation).ids
         found = [self._render(probe, continuation + label).ids for label in labels]
         return _one_more(self.renderer.tokenizer, list(labels), before, found)
+
+    def followed(self, prompt: Prompt, ids: Sequence[int]) -> Prompt:
+        """A prompt whose answer has already been given so far."""
+        if self._answers_apart:
+            return replace(prompt, begun=(*prompt.begun, *ids))
+        return Prompt((*prompt.ids, *ids), prompt.shared)
 
     def _shortened(
         self, texts: Sequence[str], messages: MakeMessages, continuation: str | None, *, prompt: Prompt, room: int
@@ -149,14 +161,18 @@ class PromptWriter:
         return f"the prompt needs {len(prompt)} tokens{more}, the model reads {self.model.context_length}: "
 
     def _render(self, messages: Sequence[Message], continuation: str | None) -> Prompt:
-        line = "\n" if self.reading.template == "plain" and continuation is not None else ""
-        prompt = self.renderer.render(messages, continuation=line + (continuation or ""))
+        if self._answers_apart:
+            begun = _spoken(self.renderer.tokenizer, continuation or "")
+            prompt = replace(self.renderer.render(messages), begun=begun)
+        else:
+            line = "\n" if self.reading.template == "plain" and continuation is not None else ""
+            prompt = self.renderer.render(messages, continuation=line + (continuation or ""))
         if not self.reading.double_bos:
             return prompt
         bos = self.renderer.tokenizer.bos_token_id
         if bos is None:
             raise ConfigError("double_bos: this tokenizer has no BOS token")
-        return Prompt((bos, *prompt.ids))
+        return replace(prompt, ids=(bos, *prompt.ids))
 
     def identity(self) -> dict[str, Any]:
         """How prompts look, and where they are cut."""
@@ -195,14 +211,24 @@ def _one_more(
     return tokens
 
 
-def decoder_tokens(tokenizer: Any, labels: Sequence[str]) -> list[int]:
-    """The one token that each label is as the first word of an encoder-decoder's answer.
+def decoder_tokens(tokenizer: Any, labels: Sequence[str], *, continuation: str = "") -> list[int]:
+    """The one token that each label is at the beginning of an encoder-decoder's answer.
+
+    Args:
+        tokenizer: of the model.
+        labels: what the model may answer.
+        continuation: what of the answer is there already.
 
     Raises:
-        ConfigError: a label is several tokens or unknown, or has another one's token.
+        ConfigError: a label is several tokens or unknown, changes what is before it, or has another one's token.
     """
-    found = [tuple(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels]
-    return _one_more(tokenizer, list(labels), (), found)
+    found = [_spoken(tokenizer, continuation + label) for label in labels]
+    return _one_more(tokenizer, list(labels), _spoken(tokenizer, continuation), found)
+
+
+def _spoken(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """The tokens of a text that a decoder says by itself, without special ones."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
 
 def share_by(qids: Sequence[str], prompts: Sequence[Prompt]) -> list[Prompt]:

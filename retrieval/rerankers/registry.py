@@ -12,6 +12,7 @@ from ...errors import BackendError, ConfigError, nearest
 from ...files import read_json
 from .base import Reranker
 from .families import FAMILIES, family_settings, load_family
+from .model_names import EMBEDDED_ENCODER, refuse_encoder, why_not
 
 __all__ = ["RERANKERS", "load_reranker"]
 
@@ -24,6 +25,7 @@ def _cross_encoder(model: Any, *, device: str | None = None, dtype: str | None =
     from .cross_encoder import CrossEncoderReranker
 
     if isinstance(model, str | Path):
+        refuse_encoder(model, "cross-encoder")
         settings.setdefault("name", str(model))
         model = _load(CrossEncoder, model, device, dtype)
     return CrossEncoderReranker(model, **settings)
@@ -69,7 +71,8 @@ def load_reranker(name: str, model: Any, **settings: Any) -> Reranker:
             `dtype`, which is float32 where nothing is said, and the checkpoint's on vLLM.
 
     Raises:
-        ConfigError: no reranker of that name, or a setting that it does not have; with the nearest name.
+        ConfigError: no reranker of that name, or a setting that it does not have, with the nearest name; a setting that
+            cannot be; an encoder's name for another kind of model.
         BackendError: the model cannot be loaded.
     """
     if name not in RERANKERS:
@@ -95,7 +98,7 @@ def _settings(name: str) -> set[str]:
 
 
 def _path(model: str | Path) -> str:
-    if model == "minilm":
+    if str(model) == EMBEDDED_ENCODER:
         from ..encoders.load import load_minilm_path
 
         return str(load_minilm_path())
@@ -114,4 +117,4 @@ def _load(kind: Any, path: str | Path, device: str | None, dtype: str | None) ->
     try:
         return kind(str(path), device=device, model_kwargs={"dtype": dtype or "float32"})
     except (OSError, ValueError) as error:
-        raise BackendError(f"cannot load {path} as a {kind.__name__}: {error}") from error
+        raise BackendError(f"cannot load {path} as a {kind.__name__}: {why_not(path, error)}") from error

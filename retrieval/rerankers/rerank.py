@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ...errors import ConfigError
+from ...errors import BackendError, ConfigError
 from ...eval.files import write_run
 from ...eval.run import Run
 from ...files import check_output
@@ -152,7 +152,8 @@ def rerank_run(
             split only), marked in the column `added`.
         positive_grade: what counts as a positive.
         below: "keep" leaves deeper documents under the reranked ones, in first-stage order; "cut" drops them.
-        on_error: "stop" at the first query that fails; "count" keeps that query's order, goes on and logs how many.
+        on_error: "stop" at the first query that fails; "count" keeps that query's order, goes on and logs how many. If
+            every query fails there is nothing to write to `out`, which is an error.
         raw: add the columns `raw` (the model's values, never squashed; NaN for documents not reranked), `first_rank`,
             `first_score` and `calibrated`.
         tag: the new run's name.
@@ -162,7 +163,8 @@ def rerank_run(
 
     Raises:
         DataError: a query or candidate that the texts lack, naming both.
-        BackendError: the reranker failed or broke its contract.
+        BackendError: the reranker failed or broke its contract, or failed on every query of a run that was to be
+            written.
         ConfigError: settings that cannot be, or a part file of a job with other settings.
         OutputExists: `out` is there.
     """
@@ -198,7 +200,11 @@ def rerank_with_report(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Reranked:
-    """As `rerank_run`, with texts from any source, and with a report. Given judgments, their positives are added."""
+    """As `rerank_run`, with texts from any source, and with a report. Given judgments, their positives are added.
+
+    Raises:
+        As `rerank_run`.
+    """
     settings = settings or RerankSettings()
     if out is not None and not overwrite:
         check_output(out, overwrite=False)
@@ -216,9 +222,19 @@ def rerank_with_report(
             part.add(each)
             finished.append(each)
         done = _assemble(lists, settings, finished, before, began)
+        if done.report.failed and len(done.report.failed) == done.report.queries:
+            part.remove()  # nothing in it is worth going on with
+            raise BackendError(_nothing(done.report, out))
         write_run(done.run, out)
         part.remove()
     return done
+
+
+def _nothing(report: RerankReport, out: str | Path) -> str:
+    """What is said where every query failed: the first stage's order under another name helps nobody."""
+    qid, reason = report.failed[0]
+    every = "the only query" if report.queries == 1 else f"all {report.queries} queries"
+    return f"{every} failed, so {out} was not written; the first, query {qid!r}: {reason}"
 
 
 def _assemble(

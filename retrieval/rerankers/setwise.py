@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ConfigError
 from .base import Request, Result, Usage
 from .chat import Message, Prompt
-from .language_model import Sampling
+from .language_model import Sampling, named
 from .lockstep import Answer, Effort, Lockstep, Ranking
 from .pointwise_tokens import first_words
 from .reading import PromptWriter, Reading, count_cuts, share_by
@@ -37,6 +37,11 @@ class SetQuestion:
     @property
     def texts(self) -> list[str]:
         return [self.request.candidates[place].text for place in self.places]
+
+    @property
+    def name(self) -> str:
+        """What it is about, for messages."""
+        return f"query {self.request.qid!r}"
 
 
 class SetModel(Protocol):
@@ -123,10 +128,9 @@ class SetwiseSorter:
             winners = [group.index(place) for group, place in zip(groups, best, strict=True)]
 
     def _choices(self, sets: Sequence[SetQuestion]) -> list[Answer[int | None]]:
-        return [
-            Answer(found.value, found.usage + Usage(malformed=int(found.value is None)))
-            for found in self._model.choose(sets)
-        ]
+        with named(lambda row: sets[row].name):
+            chosen = self._model.choose(sets)
+        return [Answer(found.value, found.usage + Usage(malformed=int(found.value is None))) for found in chosen]
 
 
 def set_prompts(writer: PromptWriter, sets: Sequence[SetQuestion], prompt: SetPrompt, *, room: int = 0) -> list[Prompt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from ...eval.run import Run
 from ...ids import Ids
 from ..encoders.adapters import as_encoder
 from ..encoders.sides import transformer_of
-from ..rerankers.base import Candidate, Request, Reranker
+from ..rerankers.base import Candidate, Request, Reranker, Result
 from ..search import hits_to_run
 from .blocks import Evaluation, Lengths
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ..mining.live import LiveIndex
 
 __all__ = ["DevEvaluator", "check_measure", "open_evaluator", "rerank_lists", "rerank_pairs", "search_exactly"]
+
+log = logging.getLogger(__name__)
 
 _DOCUMENT_BLOCK = 16_384
 _QUERY_BLOCK = 1024
@@ -197,7 +200,11 @@ def rerank_lists(reranker: Reranker, candidates: Run, queries: Queries, collecti
             found = zip(candidates.vocabulary.take(codes), texts, strict=True)
             yield Request(candidates.qids[entry], text, tuple(Candidate(*each) for each in found))
 
-    results = progress.track(reranker.rerank(requests()), "rerank the dev queries", len(candidates))
+    results: list[Result] = []
+    for result in progress.track(reranker.rerank(requests()), "rerank the dev queries", len(candidates)):
+        if result.error is not None:
+            log.warning("query %r keeps its first order: %s", result.qid, result.error)
+        results.append(result)
     return Run.from_lists((each.qid, list(each.ids), each.scores) for each in results)
 
 
