@@ -1,6 +1,6 @@
 """A random chat decoder to try and time LLM rerankers with where none can be had: nothing is downloaded.
 
-    python benchmarks/small_chat.py FOLDER [--size tiny|small|1b|8b|t5|minilm] [--dtype bfloat16] [--seed 0]
+    python benchmarks/small_chat.py FOLDER [--size tiny|small|1b|8b|t5|cross|minilm] [--dtype bfloat16] [--seed 0]
     rtk recipe run icr --variant small model=FOLDER collection=nfcorpus
     rtk recipe run prorank --variant small model=FOLDER collection=nfcorpus         # of minilm: it is trained
 
@@ -8,7 +8,7 @@ A Llama whose weights are random and whose tokenizer (byte pairs) learned its 4,
 texts; letters, numbers up to 100 and the words that rerankers are asked to answer are single tokens. It ranks at
 random. Sizes: `tiny` is for trying (3 layers of 64), `small` is the reranking specification's (4 layers of 256), `1b`
 and `8b` have the shapes of Llama 3's; `t5` is an encoder-decoder (2 and 2 layers of 64) with the same tokenizer, for
-monoT5 and duoT5.
+monoT5 and duoT5; `cross` is a cross-encoder of 3 layers of 64 over all-MiniLM-L6-v2's word pieces (extra `minilm`).
 
 `minilm` is for training: all-MiniLM-L6-v2 (extra `minilm`) as a decoder of 512 tokens, where each position sees those
 before it only, with its word embeddings as the head. It has not learned to write, and its word pieces know no capitals
@@ -106,6 +106,23 @@ def t5_model(tokenizer: Any, *, seed: int = 0) -> Any:
     return T5ForConditionalGeneration(config).eval()
 
 
+def cross_encoder(*, seed: int = 0) -> tuple[Any, Any]:
+    """A random encoder with one score for a pair, and its tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    from rtk.retrieval.encoders import load_minilm_path
+
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(load_minilm_path())
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_labels=1,
+    )  # fmt: skip
+    tokenizer.model_max_length = config.max_position_embeddings
+    return BertForSequenceClassification(config).eval(), tokenizer
+
+
 def minilm_decoder() -> tuple[Any, Any]:
     """all-MiniLM-L6-v2 as a causal language model, and its tokenizer with a chat template."""
     import torch
@@ -141,16 +158,19 @@ def main() -> None:
     """Write model and tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", choices=[*SIZES, "t5", "minilm"], default="small")
+    parser.add_argument("--size", choices=[*SIZES, "t5", "cross", "minilm"], default="small")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    tokenizer = None if chosen.size == "minilm" else chat_tokenizer()
-    if tokenizer is None:
+    if chosen.size == "minilm":
         model, tokenizer = minilm_decoder()
+    elif chosen.size == "cross":
+        model, tokenizer = cross_encoder(seed=chosen.seed)
     elif chosen.size == "t5":
+        tokenizer = chat_tokenizer()
         model = t5_model(tokenizer, seed=chosen.seed)
     else:
+        tokenizer = chat_tokenizer()
         model = chat_model(chosen.size, tokenizer, seed=chosen.seed, dtype=chosen.dtype)
     model.save_pretrained(chosen.folder)
     tokenizer.save_pretrained(chosen.folder)

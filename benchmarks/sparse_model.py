@@ -5,23 +5,21 @@ probability, so frequencies are the real ones and terms of one topic occur toget
 frequencies would make pruning look useless. Terms too rare for a topic's table are drawn from one list for all. Weights
 are log-normal around the term's mean, as whole hundredths. Parameters are in `sparse_statistics.npz`.
 
-    python benchmarks/sparse_model.py INDEX COLLECTION       # from a sparse index and its collection's queries
-    python benchmarks/sparse_model.py stand-in DATA          # without a model: stemmed words, expanded by co-occurrence
+    python benchmarks/sparse_model.py INDEX COLLECTION [INDEX COLLECTION ...]      # sparse indexes, and their queries
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags, vstack
 
 from rtk.eval import open_collection
-from rtk.indexes import open_index
-from rtk.indexes.english import EnglishAnalyzer
+from rtk.retrieval.search import Retriever
 
 STATISTICS = Path(__file__).parent / "sparse_statistics.npz"
 TOPICS = 128
@@ -154,89 +152,40 @@ def load(path: Path = STATISTICS) -> tuple[Side, Side]:
     return documents, queries
 
 
-def stand_in(data: Path, names: Iterable[str] = ("nfcorpus", "scifact")) -> tuple[csr_matrix, csr_matrix]:
-    """Documents and queries of real collections as vectors of about 120 and 25 terms, without a model.
-
-    Weight of a stem: log(1 + count) · idf; then a share of what co-occurs with the text's stems in the documents, as
-    expansion; of everything the strongest are kept, by one threshold for all documents and one for all queries.
-    """
-    analyzer, vocabulary = EnglishAnalyzer("porter"), {}
-    opened = [open_collection(data / name) for name in names]
-    texts = [text for one in opened for text in one.documents.texts(slice(0, len(one.documents)))]
-    asked = [text for one in opened for text in one.queries("test").texts]
-    asked += [text for one in opened for text in one.queries("train").texts]
-    for terms in analyzer.batch(texts):
-        for term in terms:
-            vocabulary.setdefault(term, len(vocabulary))
-    documents, queries = (_counts(analyzer, vocabulary, part) for part in (texts, asked))
-    frequency = np.asarray((documents > 0).sum(axis=0)).ravel()
-    idf = np.log1p(documents.shape[0] / np.maximum(frequency, 1))
-    documents, queries = (csr_matrix(part.log1p() @ diags(idf)) for part in (documents, queries))
-    by_term = normalised(csr_matrix(documents.T))
-    together = csr_matrix(by_term @ by_term.T)  # cosines, so that frequent terms are not everybody's neighbours
-    together.data[together.data < 0.1] = 0
-    together.eliminate_zeros()
-    return _strongest(documents, together, 120), _strongest(queries, together, 25)
-
-
-def _counts(analyzer: EnglishAnalyzer, vocabulary: dict[str, int], texts: list[str]) -> csr_matrix:
-    cells = [
-        (row, vocabulary[term])
-        for row, terms in enumerate(analyzer.batch(texts))
-        for term in terms
-        if term in vocabulary
-    ]
-    rows, columns = np.asarray(cells).T
-    return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(texts), len(vocabulary)))
-
-
-def _strongest(vectors: csr_matrix, together: csr_matrix, mean: int) -> csr_matrix:
-    """Expand, bring to SPLADE's range (0 to about 3) and keep `mean` terms a row on average."""
-    parts = []
-    for start in range(0, vectors.shape[0], 500):
-        rows = normalised(vectors[start : start + 500])
-        wide = csr_matrix(rows + 0.5 * normalised(csr_matrix(rows @ together)))
-        wide.data *= 3 / max(wide.data.max(), 1e-12)
-        wide.data[wide.data < 0.02] = 0
-        wide.eliminate_zeros()
-        parts.append(wide)
-    whole = csr_matrix(vstack(parts, format="csr"))
-    wanted = mean * whole.shape[0]
-    whole.data[whole.data < np.partition(whole.data, -wanted)[-wanted]] = 0
-    whole.eliminate_zeros()
-    return whole
-
-
 def of_index(index: str, collection: str) -> tuple[csr_matrix, csr_matrix]:
     """The vectors of a sparse index, and of all queries of its collection by its own encoder."""
-    from rtk.retrieval.search import Retriever
-
-    opened = open_index(index)
-    retriever = Retriever.open(index)
-    texts = [
-        text
-        for split in open_collection(collection).splits
-        for text in open_collection(collection).queries(split).texts
-    ]
-    queries = retriever.encoder.encode_query(texts)
-    return opened.vectors(np.arange(len(opened.ids))), queries
+    retriever, opened = Retriever.open(index), open_collection(collection)
+    texts = [text for split in opened.splits for text in opened.queries(split).texts]
+    encoder: Any = retriever.encoder
+    return retriever.index.vectors(np.arange(len(retriever.ids))), encoder.encode_query(texts)
 
 
 def main() -> None:
+    """Estimate the parameters and draw from them, to compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("index", help="a sparse index, or `stand-in`")
-    parser.add_argument("collection", help="its collection; for `stand-in` the folder of nfcorpus and scifact")
+    parser.add_argument(
+        "of", nargs="+", metavar="INDEX COLLECTION", help="sparse indexes of one model, each before its collection"
+    )
     parser.add_argument("--out", type=Path, default=STATISTICS)
     options = parser.parse_args()
-    stand = options.index == "stand-in"
-    vectors, queries = stand_in(Path(options.collection)) if stand else of_index(options.index, options.collection)
+    if len(options.of) % 2:
+        parser.error("an index without its collection")
+    pairs = [of_index(*pair) for pair in zip(options.of[::2], options.of[1::2], strict=True)]
+    vectors, queries = (csr_matrix(vstack(side, format="csr")) for side in zip(*pairs, strict=True))
     centres = cluster(vectors)
     sides = [estimate(part, np.asarray(normalised(part) @ centres.T).argmax(axis=1)) for part in (vectors, queries)]
     save(options.out, *sides)
     drawn = [side.draw(2000, (1, number)) for number, side in enumerate(sides)]
     for name, real, made in zip(("documents", "queries"), (vectors, queries), drawn, strict=True):
         print(f"{name}: {real.nnz / real.shape[0]:.1f} terms real, {made.nnz / made.shape[0]:.1f} drawn, weights "
-              f"{real.data.mean():.2f} and {made.data.mean() / SCALE:.2f}")  # fmt: skip
+              f"{real.data.mean():.2f} and {made.data.mean() / SCALE:.2f}, FLOPS metric of {flops(real):.2f} and "
+              f"{flops(made):.2f}")  # fmt: skip
+
+
+def flops(vectors: csr_matrix) -> float:
+    """Σ over terms of the squared share of texts that have it."""
+    share = np.bincount(vectors.indices, minlength=vectors.shape[1]) / vectors.shape[0]
+    return float(share @ share)
 
 
 if __name__ == "__main__":
