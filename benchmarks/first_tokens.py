@@ -3,8 +3,8 @@
     python benchmarks/first_tokens.py COLLECTION OUT [--tokens 64] [--model minilm]
     rtk index OUT --out bm25-64
 
-COLLECTION is a folder in BEIR layout; queries and judgments are copied as they are. Special tokens count, as they do for
-the model.
+COLLECTION is a folder in BEIR layout; queries and judgments are copied as they are. Special tokens count, as they do
+for the model.
 """
 
 from __future__ import annotations
