@@ -118,7 +118,7 @@ def test_what_a_rewards_reranker_has_no_place_for_is_refused(config: dict):
     for name, prompt in [
         ("rank-r1", {"instruction": "x"}),
         ("prorank", {"file": "x"}),
-        ("retro", {"reranker": "yes-no"}),
+        ("retro", {"reranker": "prorank"}),
     ]:
         (setting,) = prompt
         with pytest.raises(ConfigError, match=rf"prompt\.{setting}: {name} has no place"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import nearest
-from .list_blocks import ListSampling
+from .list_blocks import ListSampling, Prompting
 
 if TYPE_CHECKING:
     from .blocks import Source
@@ -70,15 +70,16 @@ def _place_problems(config: TrainConfig) -> list[str]:
     """What the reranker that asks has no place for, which would be left out without a word."""
     if config.prompt is None:
         return []
+    # What a printed configuration holds of every setting is not what somebody asked for.
+    given = {name for name in _PLACES if getattr(config.prompt, name) != Prompting.model_fields[name].default}
     rewards = [str(reward) for loss in config.loss if (reward := getattr(loss, "reward", None))]
     asking = rewards[0] if rewards else config.method
     problems = [
         f"prompt.{name}: {asking} has no place for it; leave it out"
         for name, homes in _PLACES.items()
-        if name in config.prompt.model_fields_set and asking not in homes
+        if name in given and asking not in homes
     ]
-    answers = {"positive_answer", "negative_answer"} & config.prompt.model_fields_set
-    if config.prompt.reranker == "prorank" and answers and not problems:
+    if config.prompt.reranker == "prorank" and given & {"positive_answer", "negative_answer"} and not problems:
         problems.append("prompt.positive_answer: ProRank's answers are 1 and 0; leave positive and negative_answer out")
     return problems
 
