@@ -5,7 +5,7 @@ probability, so frequencies are the real ones and terms of one topic occur toget
 frequencies would make pruning look useless. Terms too rare for a topic's table are drawn from one list for all. Weights
 are log-normal around the term's mean, as whole hundredths. Parameters are in `sparse_statistics.npz`.
 
-    python benchmarks/sparse_model.py INDEX COLLECTION [INDEX COLLECTION ...]      # sparse indexes, and their queries
+    python benchmarks/sparse_model.py INDEX COLLECTION [INDEX COLLECTION ...] [--query-terms 25]
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Side:
                 terms.append(term)
         row, term = np.concatenate(rows), np.concatenate(terms)
         matrix = csr_matrix((np.ones(len(term), np.float32), (row, term)), shape=(count, self.vocabulary))
-        noise = np.exp(self.spread * generator.standard_normal(matrix.nnz, dtype=np.float32))
+        noise = generator.standard_normal(matrix.nnz, dtype=np.float32) * self.spread
+        noise = np.exp(noise - self.spread**2 / 2)  # of mean 1
         matrix.data = np.maximum(1, np.rint(self.weight[matrix.indices] * noise)).astype(np.float32)
         return matrix
 
@@ -167,11 +168,13 @@ def main() -> None:
         "of", nargs="+", metavar="INDEX COLLECTION", help="sparse indexes of one model, each before its collection"
     )
     parser.add_argument("--out", type=Path, default=STATISTICS)
+    parser.add_argument("--query-terms", type=int, help="largest weights of a query that are kept (default: all)")
     options = parser.parse_args()
     if len(options.of) % 2:
         parser.error("an index without its collection")
     pairs = [of_index(*pair) for pair in zip(options.of[::2], options.of[1::2], strict=True)]
     vectors, queries = (csr_matrix(vstack(side, format="csr")) for side in zip(*pairs, strict=True))
+    queries = queries if options.query_terms is None else strongest(queries, options.query_terms)
     centres = cluster(vectors)
     sides = [estimate(part, np.asarray(normalised(part) @ centres.T).argmax(axis=1)) for part in (vectors, queries)]
     save(options.out, *sides)
@@ -180,6 +183,15 @@ def main() -> None:
         print(f"{name}: {real.nnz / real.shape[0]:.1f} terms real, {made.nnz / made.shape[0]:.1f} drawn, weights "
               f"{real.data.mean():.2f} and {made.data.mean() / SCALE:.2f}, FLOPS metric of {flops(real):.2f} and "
               f"{flops(made):.2f}")  # fmt: skip
+
+
+def strongest(vectors: csr_matrix, most: int) -> csr_matrix:
+    """The `most` largest weights of each row."""
+    rows = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
+    order = np.lexsort((-vectors.data, rows))
+    place = np.arange(vectors.nnz) - vectors.indptr[rows]
+    kept = np.sort(order[place < most])
+    return csr_matrix((vectors.data[kept], (rows[kept], vectors.indices[kept])), shape=vectors.shape)
 
 
 def flops(vectors: csr_matrix) -> float:
