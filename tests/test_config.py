@@ -77,6 +77,13 @@ def test_overrides_that_lead_nowhere_are_problems():
     assert all("override" in problem for problem in found), found
 
 
+def test_a_part_of_a_split_that_cannot_be_is_refused_before_anything_is_loaded():
+    (found,) = problems(MINIMAL, "data.split=train[:0.4%]")
+    assert "data.split" in found, found
+    assert "a part of a split is written as in" in found, found
+    assert load_config(MINIMAL, ["data.split=train[:4%]"]).data.split == "train[:4%]"
+
+
 def test_a_learning_rate_without_a_dot_is_a_number(tmp_path: Path):
     path = tmp_path / "c.yaml"
     path.write_text("method: contrastive\nmodel: m\ndata: {collection: c}\noutput: o\ntrainer: {learning_rate: 7e-6}\n")

@@ -119,6 +119,8 @@ def test_what_a_rewards_reranker_has_no_place_for_is_refused(config: dict):
         ("rank-r1", {"instruction": "x"}),
         ("prorank", {"file": "x"}),
         ("retro", {"reranker": "prorank"}),
+        ("erank", {"identifiers": "letters"}),
+        ("retro", {"double_bos": True}),
     ]:
         (setting,) = prompt
         with pytest.raises(ConfigError, match=rf"prompt\.{setting}: {name} has no place"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import yaml
 
 from rtk.errors import BackendError, ConfigError, DataError
 from rtk.eval.measures import Evaluation
+from rtk.eval.split_part import parse_split
 from rtk.ids import Ids
 from rtk.retrieval.experiments import Recipe, find_recipe, list_recipes, run_recipe
 from rtk.retrieval.experiments.recipe import fill
@@ -70,6 +73,9 @@ def test_every_recipe_that_comes_with_rtk_is_one_and_its_configurations_are_vali
     for label, variant in recipe.variants.items():
         names = fill_names(variant, {}, tmp_path)
         for command in plan_commands(variant, names, variant.seeds):
+            words = shlex.split(command.text)
+            for split in (word for before, word in pairwise(words) if before == "--split"):
+                assert not set("[]") & set(parse_split(split)[0]), (name, label, command.key, split)
             if command.config is None:
                 continue
             values = yaml.safe_load(command.config[1])

@@ -187,6 +187,8 @@ def test_what_does_not_go_together_is_told(config: dict, tiny_models: Path):
         load_config({**config, "prompt": {"reranker": "prorank", "positive_answer": "Y"}})
     with pytest.raises(ConfigError, match=r"prompt\.file: yes-no has no place"):
         load_config({**config, "prompt": {"file": "x"}})
+    with pytest.raises(ConfigError, match=r"prompt\.end: yes-no has no place"):
+        load_config({**config, "prompt": {"end": False}})
     with pytest.raises(ConfigError, match="one token"):
         train(load_config({**config, "prompt": {"positive_answer": "certainly"}}))
     given = {**config, "method": "cross-encoder", "model": str(tiny_models / "cross_encoder"), "prompt": None}

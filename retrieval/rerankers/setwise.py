@@ -13,6 +13,7 @@ from ...errors import ConfigError
 from .base import Request, Result, Usage
 from .chat import Message, Prompt
 from .language_model import Sampling, named
+from .listwise import WindowQuestion
 from .lockstep import Answer, Effort, Lockstep, Ranking
 from .pointwise_tokens import first_words
 from .reading import PromptWriter, Reading, count_cuts, share_by
@@ -22,26 +23,9 @@ from .sorting import SortKind, sort_plan
 if TYPE_CHECKING:
     from .language_model import LanguageModel
 
-__all__ = ["RankR1Reranker", "SetModel", "SetQuestion", "SetSort", "SetwiseReranker", "SetwiseSorter"]
+__all__ = ["RankR1Reranker", "SetModel", "SetSort", "SetwiseReranker", "SetwiseSorter"]
 
 Presentation = Literal["first-stage", "sorted", "shuffled"]
-
-
-@dataclass(frozen=True)
-class SetQuestion:
-    """Candidates of a request, by place, in the order in which the model sees them."""
-
-    request: Request
-    places: tuple[int, ...]
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.request.candidates[place].text for place in self.places]
-
-    @property
-    def name(self) -> str:
-        """What it is about, for messages."""
-        return f"query {self.request.qid!r}"
 
 
 class SetModel(Protocol):
@@ -49,7 +33,7 @@ class SetModel(Protocol):
 
     def identity(self) -> dict[str, Any]: ...
 
-    def choose(self, sets: Sequence[SetQuestion], /) -> list[Answer[int | None]]: ...
+    def choose(self, sets: Sequence[WindowQuestion], /) -> list[Answer[int | None]]: ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +97,7 @@ class SetwiseSorter:
         """Sets that queries ask for at the same moment are one call of the model."""
         yield from Lockstep(self._ranking, self._choices, self._effort).results(requests)
 
-    def _ranking(self, request: Request) -> Generator[Sequence[SetQuestion], Sequence[int | None], Ranking]:
+    def _ranking(self, request: Request) -> Generator[Sequence[WindowQuestion], Sequence[int | None], Ranking]:
         sort = self._sort
         plan = sort_plan(sort.sorting, len(request.candidates), sort.k, children=sort.children)
         winners: list[int] | None = None
@@ -123,17 +107,19 @@ class SetwiseSorter:
             except StopIteration as stop:
                 return Ranking(stop.value)
             sets = [sort.shown(request, group) for group in groups]
-            chosen = yield [SetQuestion(request, places) for places in sets]
+            chosen = yield [WindowQuestion(request, places) for places in sets]
             best = [min(places) if at is None else places[at] for places, at in zip(sets, chosen, strict=True)]
             winners = [group.index(place) for group, place in zip(groups, best, strict=True)]
 
-    def _choices(self, sets: Sequence[SetQuestion]) -> list[Answer[int | None]]:
+    def _choices(self, sets: Sequence[WindowQuestion]) -> list[Answer[int | None]]:
         with named(lambda row: sets[row].name):
             chosen = self._model.choose(sets)
         return [Answer(found.value, found.usage + Usage(malformed=int(found.value is None))) for found in chosen]
 
 
-def set_prompts(writer: PromptWriter, sets: Sequence[SetQuestion], prompt: SetPrompt, *, room: int = 0) -> list[Prompt]:
+def set_prompts(
+    writer: PromptWriter, sets: Sequence[WindowQuestion], prompt: SetPrompt, *, room: int = 0
+) -> list[Prompt]:
     """The prompts of sets, those of one query knowing what they share."""
     made: list[Prompt] = []
     for each in sets:
@@ -193,7 +179,7 @@ class _LabelModel:
     def identity(self) -> dict[str, Any]:
         return _identity("setwise", self.writer, self.prompt)
 
-    def choose(self, sets: Sequence[SetQuestion], /) -> list[Answer[int | None]]:
+    def choose(self, sets: Sequence[WindowQuestion], /) -> list[Answer[int | None]]:
         prompts = set_prompts(self.writer, sets, self.prompt)
         answers = self.writer.model.next_token_logits(prompts, self.tokens)
         return [
@@ -249,7 +235,7 @@ class _ReasoningModel:
     def identity(self) -> dict[str, Any]:
         return {**_identity("rank-r1", self.writer, self.prompt), "sampling": vars(self.sampling)}
 
-    def choose(self, sets: Sequence[SetQuestion], /) -> list[Answer[int | None]]:
+    def choose(self, sets: Sequence[WindowQuestion], /) -> list[Answer[int | None]]:
         prompts = set_prompts(self.writer, sets, self.prompt, room=self.sampling.max_new_tokens)
         answers = self.writer.model.generate(prompts, self.sampling)
         return [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from ...errors import DataError
+from ...eval.split_part import parse_split
 from ..losses.sparse_options import ActiveLimits
 
 __all__ = [
@@ -37,6 +40,19 @@ __all__ = [
     "TokenSampling",
     "TopicSampling",
 ]
+
+
+def _written_well(split: str) -> str:
+    """A part of a split that cannot be, before any model is loaded for it."""
+    try:
+        parse_split(split)
+    except DataError as error:
+        raise ValueError(str(error)) from error
+    return split
+
+
+Split = Annotated[str, AfterValidator(_written_well)]
+"""A split or a part of one (`eval.split_part`)."""
 
 
 class Block(BaseModel):
@@ -92,7 +108,7 @@ class Source(Block):
             what is learned then is not relevance. Of lists, each one's target order is shuffled.
     """
 
-    split: str = "train"
+    split: Split = "train"
     positive_grade: PositiveInt = 1
     runs: Runs = Runs()
     pairs: str | None = None
@@ -368,7 +384,7 @@ class Evaluation(Block):
     """
 
     collection: str
-    split: str = "dev"
+    split: Split = "dev"
     measure: str = "nDCG@10"
     every: PositiveInt = 500
     patience: PositiveInt | None = None

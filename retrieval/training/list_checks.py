@@ -21,7 +21,10 @@ _OTHERS = (
 )
 
 
+_LISTWISE = ("first", "full-rank", "rank-gpt")
 _PLACES = {
+    **dict.fromkeys(("wording", "identifiers", "end"), _LISTWISE),
+    "double_bos": (*_LISTWISE, "yes-no"),
     "instruction": ("yes-no", "prorank", "erank", "retro"),
     "file": ("erank", "retro"),
     "reranker": ("yes-no",),
