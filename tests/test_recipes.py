@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "variants": {
         "small": {
             "about": "a toy",
-            "values": {"collection": "c", "k": "3"},
+            "values": {"collection": "tiny", "k": "3"},
             "seeds": [1, 2],
             "steps": [
                 {"name": "index", "run": "index {collection} --out {out}/bm25"},
@@ -144,6 +144,11 @@ def test_run_resume_change_and_table(beir_folder: Callable[..., Path], tmp_path:
     outside = rtk(*arguments)
     assert outside.returncode == 5
     assert "OUTSIDE" in outside.stdout
+    elsewhere = collection.rename(collection.with_name("other"))
+    different = rtk("recipe", "run", str(path), f"collection={elsewhere}", "--out", str(tmp_path / "elsewhere"))
+    assert different.returncode == 0, "a figure of another collection says nothing about this one"
+    assert "nothing for other: what the recipe expects was measured on tiny" in different.stdout
+    assert json.loads((tmp_path / "elsewhere" / "recipe.json").read_text())["outcomes"] == []
 
 
 def test_a_chain_over_several_sets_is_held_against_the_mean_of_the_sets(

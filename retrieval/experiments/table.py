@@ -60,15 +60,21 @@ def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: S
     """Evaluate all rows and write OUT/table.md, and OUT/table-1.json and so on (table-1-SET.json for each set).
 
     A row with seeds is the mean over them, query by query, which is what significance is tested on; how far the seeds
-    lie apart stands in a table of its own.
+    lie apart stands in a table of its own. Expected numbers are of the variant's own collection: over another one, by
+    the last part of its name, there are none, which is said.
 
     Raises:
         DataError: a run is missing.
     """
     tables: list[Table] = []
     outcomes: list[Outcome] = []
+    elsewhere: list[str] = []
     for number, written in enumerate(variant.tables, start=1):
         spec = written.with_rows_of(variant.sets)
+        own, collection = _collection_name(spec, {**names, **variant.values}), _collection_name(spec, names)
+        if spec.expect and collection != own:
+            elsewhere.append(f"- nothing for {collection}: what the recipe expects was measured on {own}")
+            spec = spec.model_copy(update={"expect": ()})
         if spec.over_sets:
             by_set = _of_sets(spec, variant.sets, names, seeds)
             for chosen, each in by_set.items():
@@ -80,16 +86,22 @@ def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: S
             continue
         rows = _evaluate(spec, names, seeds)
         averaged = {name: average(name, found) for name, found in rows.items()}
-        head = f"{title}: {Path(spec.collection.format_map(names)).name}, {spec.split}"
+        head = f"{title}: {collection}, {spec.split}"
         reports = [_report(head, averaged, baseline, spec.measures) for baseline in spec.baselines or (None,)]
         tables += dict.fromkeys(table for report in reports for table in report.tables())  # the means only once
         tables += [table] if (table := _spread(rows, spec.measures)) else []
         outcomes += [_outcome(averaged[item.row].mean(canonical(item.measure)), item) for item in spec.expect]
         write_report(reports[0], out / f"table-{number}.json")
-    told = ["Measured beside expected:", "", *(f"- {outcome.line()}" for outcome in outcomes)] if outcomes else []
+    compared = [*(f"- {outcome.line()}" for outcome in outcomes), *elsewhere]
+    told = ["Measured beside expected:", "", *compared] if compared else []
     markdown = "\n\n".join([*map(markdown_table, tables), "\n".join(told)])
     (out / "table.md").write_text(markdown.rstrip() + "\n", encoding="utf-8")
     return Made("\n\n".join([*map(text_table, tables), "\n".join(told)]).rstrip(), tuple(outcomes))
+
+
+def _collection_name(spec: TableSpec, names: Mapping[str, str]) -> str:
+    """The same wherever the collection lies; {set} stays."""
+    return Path(spec.collection.format_map({"set": "{set}", **names})).name
 
 
 def _evaluate(spec: TableSpec, names: Mapping[str, str], seeds: Sequence[int]) -> dict[str, list[Evaluation]]:
