@@ -1,8 +1,8 @@
 """Does CET help where its reason holds? A synthetic pool with known relevance and known selection.
 
     python benchmarks/cet_synthetic.py COLLECTION [--pool 10] [--depth 50] [--train-queries 60] [--steps 20]
-        [--seeds 2] [--temperature 2] [--model minilm] [--selections pool random] [--systems unweighted cet ...]
-        [--work DIR] [--out FILE]
+        [--seeds 2] [--first-seed 0] [--temperature 2] [--model minilm] [--selections pool random]
+        [--systems unweighted cet ...] [--work DIR] [--out FILE]
 
 COLLECTION is a folder in BEIR layout with many judgments a query (nfcorpus). Its judgments are the truth. Labelled is
 only what a pool of BM25's top documents would have contained; all other candidates, the relevant ones among them, are
@@ -141,7 +141,7 @@ def train_one(folder: Path, output: Path, system: str, seed: int, given: argpars
     return train(load_config(config), overwrite=True)
 
 
-def measure(model: Path, pool: Pool, collection: Collection, split: str, length: int) -> dict[str, float]:
+def measure(model: str | Path, pool: Pool, collection: Collection, split: str, length: int) -> dict[str, float]:
     """Accuracy and relative rank of the unlabelled relevant documents, means over queries."""
     from sentence_transformers import CrossEncoder
 
@@ -203,7 +203,12 @@ def experiment(
     counts = f"{trained.labelled.sum()} labelled, {trained.unlabelled.sum()} relevant ones unlabelled"
     print(f"{selection}: {counts}, {len(trained.run.codes)} candidates, {len(trained.run)} queries", flush=True)
     values: dict[str, dict[str, list[dict[str, float]]]] = {split: {s: [] for s in given.systems} for split in pools}
-    for seed in range(given.seeds):
+    before: dict[str, dict[str, float]] = {}
+    if Path(given.model).is_dir():  # a bi-encoder by name has no head to measure yet
+        for split, pool in pools.items():
+            before[split] = measure(given.model, pool, collection, split, given.document_length)
+            print(f"{selection} before training {split}: {before[split]}", flush=True)
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
         for system in given.systems:
             began = time.perf_counter()
             model = train_one(folder, given.work / f"{selection}-{system}-{seed}", system, seed, given)
@@ -214,7 +219,7 @@ def experiment(
                 print(f"{selection} {system} seed {seed} {split}: {shown} ({found['queries']} queries)", flush=True)
             print(f"  {time.perf_counter() - began:.0f} s", flush=True)
     summary = {split: {name: compare(of, given.systems, name) for name in MEASURES} for split, of in values.items()}
-    return {"values": values, "summary": summary}
+    return {"before": before, "values": values, "summary": summary}
 
 
 def parse() -> argparse.Namespace:
@@ -227,6 +232,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-queries", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8, help="queries a step")
     parser.add_argument("--negatives", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=3e-5)

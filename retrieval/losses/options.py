@@ -201,6 +201,8 @@ class CetOptions(LossOptions):
         selection_model: path or hub id of the cross-encoder that the selection model begins as; None is a copy of the
             model in training, "features" is none at all.
         selection_features: what else the selection model sees of data.runs.first_stage.
+        feature_learning_rate: of the small network over these, which starts at 0 and would hardly leave it at a
+            transformer's rate; None is the trainer's.
     """
 
     temperature: PositiveFloat = 10.0
@@ -208,6 +210,7 @@ class CetOptions(LossOptions):
     self_normalise: bool = False
     selection_model: str | None = None
     selection_features: tuple[Literal["rank", "score"], ...] = ()
+    feature_learning_rate: PositiveFloat | None = 1e-2
 
     @model_validator(mode="after")
     def _something_to_select_by(self) -> CetOptions:

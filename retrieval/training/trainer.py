@@ -20,6 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from ...errors import ConfigError
 from ..losses.context import LossContext
 from ..losses.modules import make_loss, wants_texts
+from ..losses.options import CetOptions
 from . import record
 from .batches import make_sampler
 from .blocks import Optimizer
@@ -124,14 +125,24 @@ def _arguments(config: TrainConfig, *, resuming: bool) -> Any:
         given["eval_on_start"] = config.evaluation.at_start and not resuming
     if config.idf and config.idf.trainable:  # torch's search sees the last pass only: documents, and no table
         given = {"ddp_find_unused_parameters": False, **given}
-    if config.idf and config.idf.learning_rate is not None:
-        rates = {**given.get("learning_rate_mapping", {}), r"sub_modules\.query\.": config.idf.learning_rate}
-        given["learning_rate_mapping"] = rates
+    if own := _own_rates(config):
+        given["learning_rate_mapping"] = {**own, **given.get("learning_rate_mapping", {})}
     given |= {"output_dir": str(Path(config.output) / record.CHECKPOINTS), "seed": config.seed}
     try:
         return kind(**given, dataloader_drop_last=True, logging_nan_inf_filter=False, remove_unused_columns=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"sentence-transformers refuses these trainer arguments: {error}") from error
+
+
+def _own_rates(config: TrainConfig) -> dict[str, float]:
+    """Learning rates of small parts that begin at nothing, by a pattern of their parameters' names."""
+    rates: dict[str, float] = {}
+    if config.idf and config.idf.learning_rate is not None:
+        rates[r"sub_modules\.query\."] = config.idf.learning_rate
+    for loss in config.loss:
+        if isinstance(loss, CetOptions) and loss.selection_features and loss.feature_learning_rate is not None:
+            rates[r"selection\.head\."] = loss.feature_learning_rate
+    return rates
 
 
 def _make_trainer(config: TrainConfig, arguments: Any, tables: Sequence[Any], evaluator: Any) -> Any:
