@@ -165,6 +165,27 @@ def test_the_score_is_recorded_with_the_scale_of_the_index(config: dict[str, Any
     }  # fmt: skip
 
 
+def test_vectors_of_length_1_have_the_scale_of_cosines_under_a_dot_index_too(
+    config: dict[str, Any], toy: Path, tiny_models: Path, tmp_path: Path
+):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_models / "dense"), device="cpu")
+    model.similarity_fn_name = "dot"
+    model.save(str(tmp_path / "unit"))
+    index = make_index(toy, tmp_path / "unit", tmp_path / "dot.index")
+    model.pop(len(model) - 1)
+    model.save(str(tmp_path / "free"))
+    free = make_index(toy, tmp_path / "free", tmp_path / "free.index")
+    given = {**config, "evaluation": None, "trainer": {**config["trainer"], "max_steps": 1}}
+    for name, of, scale in (("unit", index, 20.0), ("free", free, 1.0)):
+        output = train(
+            {**given, "model": str(tmp_path / name), "output": str(tmp_path / f"on-{name}")}, f"data.index={of}"
+        )
+        found = record(output)["score"]
+        assert (found["similarity"], found["scale"]) == ("dot", scale)
+
+
 @pytest.mark.parametrize("backend", ["faiss", "faiss:IVF2,Flat"])
 def test_any_dense_index_that_keeps_its_vectors_will_do(
     config: dict[str, Any], toy: Path, tiny_models: Path, tmp_path: Path, backend: str
@@ -272,6 +293,37 @@ def test_judged_documents_that_the_index_lacks_are_counted_and_an_index_without_
     assert relevant.grades.tolist() == [[2, 1], [2, 0], [0, 0]]
     with pytest.raises(DataError, match="none of the 12 relevant documents"):
         LiveIndex(exact(["a", "b"]), table_of(toy), None)
+
+
+@pytest.mark.parametrize("why", ["grade", "pool"])
+def test_what_is_judged_relevant_and_no_positive_is_no_negative(toy: Path, why: str):
+    """Below the positives' grade, or outside of the pool: as in every other method."""
+    from rtk.eval.collection import open_collection
+    from rtk.eval.run import Run
+    from rtk.indexes import TorchIndex
+    from rtk.retrieval.losses.adore import adore_loss, append_unfound
+    from rtk.retrieval.mining.live import LiveIndex
+    from rtk.retrieval.training.data import make_table
+    from rtk.retrieval.training.examples import RoleRuns
+
+    best = Run.from_lists([(f"q{n}", [f"d{n}"], [1.0]) for n in range(SIZE)])
+    settings: dict[str, Any] = {"positive_grade": 2} if why == "grade" else {"runs": RoleRuns(pool=best)}
+    table = make_table(open_collection(str(toy)), "train", **settings)
+    order = [7, 1, 3, 2, 0, 4, 5, 6, 8, 9, 10, 11]  # d7, relevant for q1 and no positive, stands first
+    live = LiveIndex(TorchIndex.from_arrays(np.eye(12, dtype=np.float32), [f"d{n}" for n in order]), table)
+    queries = torch.linspace(1, 0.1, 12)[None].requires_grad_()
+    row = np.array([table.qids(np.arange(len(table))).index("q1")])
+    relevant = live.relevant(row, torch.device("cpu"))
+    found = live.search(queries.detach(), 4)
+    assert found.tolist() == [[0, 1, 2, 3]]
+    lists = live.without_unsettled(append_unfound(found, relevant.rows, relevant.grades), row)
+    assert lists.rows.tolist() == [[-1, 1, 2, 3]]
+    adore_loss(live.scores(queries, lists.rows), lists, metric_cut=4).backward()
+    assert queries.grad is not None
+    assert queries.grad[0, 0] == 0
+    assert (queries.grad[0, 2:4] > 0).all()
+    settled = LiveIndex(live.exact, make_table(open_collection(str(toy)), "train"))
+    assert settled.without_unsettled(lists, row) is lists
 
 
 def test_scores_are_the_index_s_own_and_differentiate_in_the_queries_only(toy: Path):

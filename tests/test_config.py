@@ -42,6 +42,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "inference-free": {"data": {"collection": "c", "runs": {"teachers": [__file__]}}},
     "masked-lm": {"evaluation": None},
     "rank-gpt": {"data": {"collection": "c", "lists": __file__}},
+    "star": {"data": {"collection": "c", "runs": {"negatives": __file__}}},
     "tas-balanced": {
         "data": {"collection": "c", "runs": {"negatives": __file__, "teachers": [__file__]}},
         "loss": [{"name": "margin-mse", "similarity": "dot"}],
@@ -159,9 +160,36 @@ def test_files_that_are_not_there_and_missing_candidates():
     assert any("evaluation.run" in problem for problem in found)
 
 
-def test_checkpoints_fall_on_evaluations():
-    config = {**MINIMAL, "evaluation": {"collection": "c", "every": 100}, "trainer": {"save_steps": 150}}
-    assert "multiple of evaluation.every" in problems(config)[0]
+@pytest.mark.parametrize("save_steps", [150, 200, 50, "no"])
+def test_checkpoints_are_written_at_evaluations(save_steps: int | str):
+    """With fewer of them the best model would be gone."""
+    config = {**MINIMAL, "evaluation": {"collection": "c", "every": 100}, "trainer": {"save_steps": save_steps}}
+    assert "written after every evaluation" in problems(config)[0]
+    assert load_config({**config, "trainer": {"save_steps": 100}}).trainer["save_steps"] == 100
+
+
+def test_a_measure_that_looks_further_than_the_search_is_refused():
+    config = {**MINIMAL, "evaluation": {"collection": "c", "measure": "R@1000"}}
+    assert "looks further than evaluation.depth (100)" in problems(config)[0]
+    assert load_config(config, ["evaluation.depth=1000"]).evaluation is not None
+
+
+def test_arguments_that_would_do_nothing_are_refused():
+    given = {
+        "label_smoothing_factor": 0.1,
+        "train_sampling_strategy": "group_by_length",
+        "logging_nan_inf_filter": True,
+    }
+    found = problems({**MINIMAL, "trainer": given})
+    assert len(found) == 3
+    assert all("not here" in problem for problem in found)
+    half = {**MINIMAL, "trainer": {"fp16": True}, "loss": [{"name": "infonce", "learn_scale": True}]}
+    assert "use trainer.bf16" in problems(half)[0]
+
+
+def test_star_without_negatives_is_refused():
+    assert "trains on pairs" in problems({**MINIMAL, "method": "star"})[0]
+    assert load_config({**MINIMAL, "method": "star", "sampling": {"negatives": 0}}).method == "star"
 
 
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path):

@@ -186,7 +186,7 @@ def test_a_teacher_equal_to_the_student_costs_nothing_and_constants_cost_nothing
 
 # --- training ---
 
-FASTER = ["trainer.max_steps=60", "trainer.learning_rate=3e-3", "trainer.logging_steps=10", "trainer.save_steps=60"]
+FASTER = ["trainer.max_steps=60", "trainer.learning_rate=3e-3", "trainer.logging_steps=10"]
 
 
 def test_training_fits_both_teachers_and_leaves_its_record(config: dict[str, Any]):

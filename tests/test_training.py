@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from rtk.errors import BackendError, ConfigError, OutputExists
 from rtk.eval.files import write_run
@@ -224,6 +225,22 @@ def test_another_configuration_does_not_resume(config: dict, interrupted: Callab
     with pytest.raises(ConfigError) as caught:
         train(config, "seed=1", "trainer.learning_rate=1e-4", "trainer.logging_steps=7")
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["trainer.learning_rate", "seed"]
+
+
+def test_another_model_under_the_same_path_does_not_resume(
+    config: dict, tmp_path: Path, interrupted: Callable[..., None]
+):
+    model = tmp_path / "start"
+    shutil.copytree(config["model"], model)
+    config = {**config, "model": str(model)}
+    interrupted(config, 4)
+    weights = model / "model.safetensors"
+    state = load_file(weights)
+    save_file({name: value + 1e-3 for name, value in state.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="model, its weights: there"):
+        train(config)
+    save_file(state, weights, metadata={"format": "pt"})
+    assert record(train(config))["models"].keys() == {"model"}
 
 
 def test_other_data_do_not_resume(config: dict, toy: Path, interrupted: Callable[..., None]):

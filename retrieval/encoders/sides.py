@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.base.modules import Normalize, Router, Transformer
 from torch import nn
 
 from ...errors import ConfigError
 
-__all__ = ["PROMPT_NAMES", "Side", "Task", "prompt_of", "side", "side_modules", "transformer_of"]
+__all__ = ["PROMPT_NAMES", "Side", "Task", "normalises", "prompt_of", "side", "side_modules", "transformer_of"]
 
 Task = Literal["query", "document"]
 
@@ -74,6 +74,12 @@ def side_modules(model: Any, task: Task) -> list[nn.Module]:
         else:
             modules.append(module)
     return modules
+
+
+def normalises(model: Any, task: Task) -> bool:
+    """Whether the side's vectors end at length 1: its products then lie within ±1, whatever the similarity's name."""
+    modules = side_modules(model, task)
+    return bool(modules) and isinstance(modules[-1], Normalize)
 
 
 def transformer_of(model: Any, task: Task) -> Transformer | None:

@@ -10,6 +10,7 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ..encoders.sides import normalises
 from ..mining.live import LiveIndex, open_live_index
 from .adore import RankedLists, adore_loss, append_unfound, ideal_dcg
 from .batch import Side
@@ -45,7 +46,8 @@ class AdoreLoss(nn.Module):
         if len(similarities) != 1:
             raise ConfigError("the indexes of a mixture must have one similarity; these have cosine and dot")
         similarity = similarities.pop()
-        self.scale = options.scale if options.scale is not None else 20.0 if similarity == "cosine" else 1.0
+        flat = similarity == "cosine" or normalises(model, "query")
+        self.scale = options.scale if options.scale is not None else 20.0 if flat else 1.0
         self.score = {"similarity": similarity, "scale": self.scale, "what": "scale times similarity, in the loss"}
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -59,8 +61,9 @@ class AdoreLoss(nn.Module):
         queries = queries[:, : self.truncate_dim]
         index = self.indexes[int(labels["part"][0])]
         found = index.search(queries.detach(), self.options.k)
-        relevant = index.relevant(labels["rows"].cpu().numpy(), queries.device)
-        lists = append_unfound(found, relevant.rows, relevant.grades)
+        rows = labels["rows"].cpu().numpy()
+        relevant = index.relevant(rows, queries.device)
+        lists = index.without_unsettled(append_unfound(found, relevant.rows, relevant.grades), rows)
         self._log(found, lists)
         loss = adore_loss(
             self.scale * index.scores(queries, lists.rows),

@@ -150,8 +150,8 @@ class AdoreOptions(LossOptions):
         k: documents that each step's search returns.
         metric_cut: ranks beyond it count nothing; None is k. (In the published code None makes every weight 0.)
         metric: what a pair is weighted by: the change of reciprocal rank, as published, or of nDCG by grades.
-        scale: multiplies the index's similarity; None is 20 for a cosine index and 1 for a dot one. At scale 1, cosine
-            scores are too flat to learn from.
+        scale: multiplies the index's similarity; None is 20 for a cosine index or a model that normalises its vectors,
+            and 1 for free dot products. At scale 1, scores within ±1 are too flat to learn from.
         precision: on a GPU the document vectors are kept in this type; None is the one they are stored in.
     """
 

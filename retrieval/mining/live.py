@@ -23,6 +23,7 @@ from ...indexes.registry import open_index
 from ...indexes.torch_index import Half, TorchIndex
 from ..belonging import check_belonging
 from ..encoders.adapters import as_encoder
+from ..losses.adore import RankedLists
 
 if TYPE_CHECKING:
     from ..training.examples import TrainingTable
@@ -71,6 +72,9 @@ class LiveIndex:
         entries = skipped + np.arange(self._offsets[-1])
         self._grades = table.grades[entries].astype(np.float32)
         self._rows = exact.ids.rows(Ids(table.documents.ids.take(table.entries[entries])))
+        beside, owners = table.relevant_beside(np.arange(len(table)))
+        rows = exact.ids.rows(Ids(table.documents.ids.take(beside)))
+        self._beside = np.unique((owners * len(exact.ids) + rows)[rows >= 0])
         self.missing = int((self._rows < 0).sum())
         if self.missing == len(self._rows):
             raise DataError(
@@ -105,6 +109,15 @@ class LiveIndex:
         documents = self.on(queries.device).gather(rows).to(queries.dtype)
         with torch.autocast(queries.device.type, enabled=False):
             return torch.bmm(documents, queries[:, :, None]).squeeze(2)
+
+    def without_unsettled(self, lists: RankedLists, rows: np.ndarray) -> RankedLists:
+        """The lists of table rows less the documents that are judged relevant and are no positives (of a lower grade,
+        or outside of the pool): they are no negatives, as in every other method. Those behind them move up."""
+        if not len(self._beside):
+            return lists
+        keys = rows[:, None] * len(self.exact.ids) + lists.rows.cpu().numpy()
+        unsettled = torch.from_numpy(np.isin(keys, self._beside)).to(lists.rows.device) & (lists.rows >= 0)
+        return RankedLists(lists.rows.masked_fill(unsettled, -1), lists.grades)
 
     def relevant(self, rows: np.ndarray, device: torch.device) -> Relevant:
         """The relevant documents of table rows; those that the index lacks are left out."""

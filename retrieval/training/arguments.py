@@ -31,6 +31,10 @@ OWNED: dict[str, str] = {
     "greater_is_better": "use `evaluation.measure`",
     "auto_find_batch_size": "the batch size is part of what the batches are",
     "remove_unused_columns": "rtk makes the columns",
+    "train_sampling_strategy": "use `sampling.group_by_length`; batches are a function of the top-level `seed`",
+    "length_column_name": "use `sampling.group_by_length`",
+    "label_smoothing_factor": "the losses are rtk's; none of them smooths labels",
+    "logging_nan_inf_filter": "rtk owns it: a loss that is no number stops the run",
     "prompts": "`prompts` stands at the top of the configuration: {query: …, document: …}",
     "router_mapping": "rtk makes the columns and routes them",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,38 @@ def configuration_problems(config: TrainConfig) -> list[str]:
     problems += _crop_problems(config)
     problems += _pair_problems(config)
     problems += loss_problems(config)
-    every = config.evaluation.every if config.evaluation else 0
-    save_steps = config.trainer.get("save_steps", every)
-    if every and (not isinstance(save_steps, int) or save_steps % every):
-        problems.append(f"trainer.save_steps: {save_steps!r} must be a multiple of evaluation.every ({every})")
+    problems += _evaluation_problems(config)
+    problems += _own_value_problems(config)
     return problems
+
+
+def _evaluation_problems(config: TrainConfig) -> list[str]:
+    """An evaluation without its checkpoint could not give back the best model, one cut short not its measure."""
+    chosen = config.evaluation
+    if chosen is None:
+        return []
+    problems: list[str] = []
+    save_steps = config.trainer.get("save_steps", chosen.every)
+    if save_steps != chosen.every:
+        problems.append(
+            f"trainer.save_steps: {save_steps!r}, but a checkpoint is written after every evaluation, so that the best "
+            f"one is there (evaluation.every: {chosen.every}); leave it out"
+        )
+    cutoff = re.search(r"@(\d+)$", chosen.measure)
+    if cutoff and int(cutoff[1]) > chosen.depth:
+        problems.append(
+            f"evaluation.measure: {chosen.measure} looks further than evaluation.depth ({chosen.depth}); raise the "
+            "depth"
+        )
+    return problems
+
+
+def _own_value_problems(config: TrainConfig) -> list[str]:
+    """Half precision by scaled gradients, of which values of the loss itself know nothing."""
+    own = [item.name for item in config.loss if item.name == "cet" or getattr(item, "learn_scale", False)]
+    if own and config.trainer.get("fp16"):
+        return [f"trainer.fp16: loss {own[0]} trains values of its own, which fp16 does not scale; use trainer.bf16"]
+    return []
 
 
 def _pair_problems(config: TrainConfig) -> list[str]:
@@ -77,7 +105,8 @@ def _pair_problems(config: TrainConfig) -> list[str]:
                 "data.runs.teachers: pairs are balanced over a teacher's margins; give its scores (or data.pairs), or "
                 "sampling.strategy: tas"
             )
-        if isinstance(block, TopicSampling) and part.pairs is None and not part.runs.negatives:
+        pairs = isinstance(block, TopicSampling) or (config.method == "star" and bool(block.negatives))
+        if pairs and part.pairs is None and not part.runs.negatives:
             problems.append("data.runs.negatives: this method trains on pairs; give the negatives (or data.pairs)")
     if isinstance(block, TopicSampling) and isinstance(block.clusters, str) and not Path(block.clusters).is_file():
         problems.append(f"sampling.clusters: there is no file {block.clusters} (a number makes that many clusters)")

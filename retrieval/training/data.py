@@ -14,20 +14,18 @@ import numpy as np
 from ...errors import ConfigError, DataError
 from ...files import atomic_folder, cache_dir, sha256_file
 from .blocks import Part, Runs
-from .examples import RoleRuns, TableReport, TrainingTable, build_columns, write_table
+from .examples import Columns, RoleRuns, TrainingTable, build_columns, write_table
 from .pair_files import PairFile, pair_table
 from .teachers import check_teachers
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from ...eval.collection import Collection
     from ...eval.run import Run
 
 __all__ = ["collection_fingerprint", "make_table", "open_table", "open_tables"]
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 4
+_FORMAT = 5
 _TAKEN = frozenset(
     (
         *("first_stage", "first_rank", "labels", "query", "positives", "documents", "grade", "relevant"),
@@ -35,7 +33,7 @@ _TAKEN = frozenset(
     )
 )
 """Names of columns and side values that no teacher's file can have."""
-_Columns = Callable[[Path], "tuple[pa.Table, TableReport]"]
+_Columns = Callable[[Path], Columns]
 """Makes a table's columns; may leave temporary files in the folder."""
 
 
@@ -69,7 +67,7 @@ def open_table(part: Part) -> TrainingTable:
         *_pair_file_key(part),
     )
 
-    def columns(scratch: Path) -> tuple[pa.Table, TableReport]:
+    def columns(scratch: Path) -> Columns:
         if part.pairs is None:
             return build_columns(
                 collection,
@@ -79,7 +77,7 @@ def open_table(part: Part) -> TrainingTable:
                 shuffle=part.shuffle_judgments,
             )
         pairs = PairFile(Path(part.pairs), _named(part.pairs), part.unknown_pairs, part.differing_scores)
-        return pair_table(collection, part.split, pairs, scratch)
+        return Columns(*pair_table(collection, part.split, pairs, scratch))
 
     if not (_home() / fingerprint).exists():
         _build(collection, part.split, columns, fingerprint)
@@ -128,8 +126,7 @@ def _build(collection: Collection, split: str, columns: _Columns, fingerprint: s
     with atomic_folder(folder, or_discard=True) as temporary:
         scratch = temporary / "scratch"
         scratch.mkdir()
-        table, report = columns(scratch)
-        write_table(temporary, table, report, collection, split, fingerprint)
+        write_table(temporary, columns(scratch), collection, split, fingerprint)
         shutil.rmtree(scratch)
 
 

@@ -20,7 +20,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RELEVANT",
+    "Columns",
     "Pairs",
     "RoleRuns",
     "TableReport",
@@ -89,6 +90,7 @@ class TableReport:
     differing_scores: int = 0
     joined_lists: int = 0
     outside_pool: int = 0
+    negatives_copied: int = 0
 
     def lines(self) -> list[str]:
         """One line for each count that a user should see."""
@@ -98,6 +100,7 @@ class TableReport:
             "documents judged relevant outside of the pool: no positives": self.outside_pool,
             "queries without a negative": self.without_negatives,
             "negatives that are judged relevant: removed": self.negatives_judged_relevant,
+            "negatives with the text of a document judged relevant: removed": self.negatives_copied,
             "judgments of documents that the collection lacks: ignored": self.unknown_judged_documents,
             "queries of the runs outside the split: ignored": self.run_queries_outside_split,
             "queries of the negatives with several lists: joined into one": self.joined_lists,
@@ -123,14 +126,22 @@ class Pairs:
         return self.query * np.int64(documents) + self.document
 
 
+class Columns(NamedTuple):
+    """A training table before it is written; `document_twins` as `find_twins` gives them, None where nobody looked."""
+
+    table: pa.Table
+    report: TableReport
+    document_twins: np.ndarray | None = None
+
+
 def build_columns(
     collection: Collection, split: str, runs: RoleRuns, *, positive_grade: int = 1, shuffle: int | None = None
-) -> tuple[pa.Table, TableReport]:
+) -> Columns:
     """Join judgments and runs into the columns above.
 
-    A document judged relevant (grade 1 or better) is never a negative, also where positives need a higher grade or must
-    be in a pool; those that are no positives are in the column `relevant`. With `shuffle`, a seed, the judged documents
-    are dealt out anew over all judgments: a control.
+    A document judged relevant (grade 1 or better) is never a negative, nor is one of the same text, also where
+    positives need a higher grade or must be in a pool; those that are no positives are in the column `relevant`. With
+    `shuffle`, a seed, the judged documents are dealt out anew over all judgments: a control.
 
     Raises:
         DataError: a run has documents that the collection lacks, or no query has a positive.
@@ -161,6 +172,11 @@ def build_columns(
     negatives = negatives.where(np.isin(negatives.query, kept))
     relevant = np.isin(negatives.keys(size), judged.where(judged.value >= 1).keys(size))
     negatives = negatives.where(~relevant)
+    settled = judged.where((judged.value >= 1) & np.isin(judged.query, kept))
+    twins = _document_twins(collection, settled.document, negatives.document)
+    same_text = replace(settled, document=_untwin(twins, settled.document)).keys(size)
+    copied = np.isin(replace(negatives, document=_untwin(twins, negatives.document)).keys(size), same_text)
+    negatives = negatives.where(~copied)
     table, keys = _assemble(kept, positives, negatives, judged, size)
     others = judged.where((judged.value >= 1) & ~positive & np.isin(judged.query, kept))
     if len(others.query):
@@ -185,8 +201,14 @@ def build_columns(
         missing_scores=missing,
         joined_lists=sum(map(_several_lists, runs.negatives)),
         outside_pool=outside_pool,
+        negatives_copied=int(copied.sum()),
     )
-    return table, report
+    return Columns(table, report, twins)
+
+
+def _document_twins(collection: Collection, *rows: np.ndarray) -> np.ndarray:
+    used = np.unique(np.concatenate(rows)).astype(np.int64)
+    return find_twins(collection.documents.texts, used, "compare documents")
 
 
 def _several_lists(run: Run) -> int:
@@ -367,11 +389,15 @@ class TrainingTable:
         """Document rows of all that is judged relevant for `rows` (positives, and what is below their grade), and for
         each the place in `rows` that it belongs to."""
         documents, owners = _slices(self.entries, self.offsets[rows], self.positives[rows].astype(np.int64))
-        if self._relevant is None:
-            return documents, owners
-        offsets = np.asarray(self._relevant.offsets)
-        more, of = _slices(np.asarray(self._relevant.values), offsets[rows], np.diff(offsets)[rows])
+        more, of = self.relevant_beside(rows)
         return np.concatenate([documents, more]), np.concatenate([owners, of])
+
+    def relevant_beside(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of `relevant_of` that is no positive: of a lower grade, or outside of the pool."""
+        if self._relevant is None:
+            return np.empty(0, self.entries.dtype), np.empty(0, np.int64)
+        offsets = np.asarray(self._relevant.offsets)
+        return _slices(np.asarray(self._relevant.values), offsets[rows], np.diff(offsets)[rows])
 
     def qids(self, rows: np.ndarray) -> list[str]:
         """Query ids of table rows."""
@@ -392,23 +418,22 @@ def _untwin(twins: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.where(twins[place, 0] == rows, twins[place, 1], rows)
 
 
-def write_table(
-    folder: Path, table: pa.Table, report: TableReport, collection: Collection, split: str, fingerprint: str
-) -> None:
+def write_table(folder: Path, columns: Columns, collection: Collection, split: str, fingerprint: str) -> None:
     """Write the files of a training table into an empty folder."""
     import json
 
+    table, report, document_twins = columns
     with pa.OSFile(str(folder / "table.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     texts = collection.queries(split).texts
     used = np.unique(np.asarray(table.column("query")))
     twins = find_twins(lambda rows: [texts[row] for row in rows.tolist()], used.astype(np.int64), "compare queries")
     np.save(folder / "query_twins.npy", twins)
-    lists = table.column("documents").chunk(0)
-    named = [np.asarray(lists.values)]
-    if RELEVANT in table.column_names:
-        named.append(np.asarray(table.column(RELEVANT).combine_chunks().values))
-    used = np.unique(np.concatenate(named)).astype(np.int64)
-    np.save(folder / "document_twins.npy", find_twins(collection.documents.texts, used, "compare documents"))
+    if document_twins is None:
+        named = [np.asarray(table.column("documents").chunk(0).values)]
+        if RELEVANT in table.column_names:
+            named.append(np.asarray(table.column(RELEVANT).combine_chunks().values))
+        document_twins = _document_twins(collection, *named)
+    np.save(folder / "document_twins.npy", document_twins)
     meta = {"fingerprint": fingerprint, "report": asdict(report)}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

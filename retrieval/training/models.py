@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.cross_encoder import CrossEncoder
 
 from ...errors import ConfigError
-from ..encoders.sides import PROMPT_NAMES
+from ..encoders.sides import PROMPT_NAMES, normalises
 from ..losses.options import ScoredOptions
 from .blocks import Prompts
 from .config import TrainConfig
@@ -105,9 +105,9 @@ def _load_bi_encoder(config: TrainConfig) -> SentenceTransformer:
     similarity = score(config)["similarity"]
     if similarity is not None:
         model.similarity_fn_name = similarity
-    ends = type(list(model.children())[-1]).__name__
+    flat = normalises(model, "query")
     for item in config.loss:
-        if isinstance(item, ScoredOptions) and ends == "Normalize" and item.resolved_scale < 5 and not item.learn_scale:
+        if isinstance(item, ScoredOptions) and flat and item.resolved_scale < 5 and not item.learn_scale:
             _LOG.warning(
                 "the model normalises its vectors, so that scores lie within ±%g: too flat for a softmax to learn "
                 "from. Give the loss a scale (20 is usual), or take the last module off.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -15,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..._version import __version__
 from ...errors import ConfigError, OutputExists
-from ...files import atomic_path, check_output, read_json, write_json
+from ...files import atomic_path, check_output, read_json, sha256_file, write_json
 from .config import TrainConfig, print_config
 from .examples import TrainingTable
 
@@ -28,6 +29,7 @@ _FREE = frozenset(
     f"trainer.{name}"
     for name in ("logging_steps", "report_to", "disable_tqdm", "dataloader_num_workers", "save_total_limit", "run_name")
 )
+_MODEL_KEYS = ("teacher", "guide", "selection_model")
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "datasets", "numpy", "tokenizers")
 
 
@@ -107,7 +109,7 @@ def start(
     score: Mapping[str, Any],
     sampler: Any = None,
 ) -> None:
-    """Write `rtk-config.yaml` and `rtk-run.json` into the output; on resuming, check that the data are the same.
+    """Write `rtk-config.yaml` and `rtk-run.json` into the output; on resuming, check that data and models are the same.
 
     Args:
         processes: how many share a batch.
@@ -129,6 +131,7 @@ def start(
         "score": dict(score),
         "loss": [item.model_dump(mode="json") for item in config.loss],
         "data": data,
+        "models": _models(config),
         "sampling": sampling,
         "notes": notes,
         "versions": {"rtk": __version__, "python": platform.python_version(), **_versions()},
@@ -142,9 +145,12 @@ def start(
             for name, found in (("data", data), ("sampling", sampling))
             for number, (old, new) in enumerate(zip(before[name], found, strict=True))
         ]
+        keys += [
+            (f"{key}, its weights", old, values["models"].get(key)) for key, old in before.get("models", {}).items()
+        ]
         changed = [f"{key}: there {old!r}, now {new!r}" for key, old, new in keys if old != new]
         if changed:
-            raise ConfigError(f"{output} cannot be resumed, its batches would be others:", changed)
+            raise ConfigError(f"{output} cannot be resumed, it would go on with something else:", changed)
     with atomic_path(output / CONFIG_FILE) as temporary:
         temporary.write_text(print_config(config), encoding="utf-8")
     for part in told:
@@ -156,6 +162,26 @@ def finish(config: TrainConfig, results: Mapping[str, Any]) -> None:
     """Mark the run as finished and add its results."""
     path = Path(config.output) / RUN_FILE
     write_json(path, {**read_json(path), "status": "finished", **results})
+
+
+def _models(config: TrainConfig) -> dict[str, str]:
+    """A sha256 of the weights of each folder that the configuration names, by key: the model, teachers, guides. What a
+    hub or a package holds goes by its name."""
+    named = [("model", config.model)]
+    for number, item in enumerate(config.loss):
+        named += [
+            (f"loss.{number}.{key}", value) for key in _MODEL_KEYS if isinstance(value := getattr(item, key, None), str)
+        ]
+    return {key: _weights(Path(path)) for key, path in named if Path(path).is_dir()}
+
+
+def _weights(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for kind in ("*.safetensors", "*.bin") for path in folder.rglob(kind)):
+        place = path.relative_to(folder)
+        if CHECKPOINTS not in place.parts:
+            digest.update(f"{place} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:
