@@ -27,7 +27,7 @@ from memory import Peak, anonymous  # the neighbour, found because it lies besid
 from rtk.ids import Ids
 from rtk.retrieval.sampling import Clusters, TopicAwareSampler
 from rtk.retrieval.sampling.margin_balanced import pairs_of
-from rtk.retrieval.sampling.topic_aware import TopicAware
+from rtk.retrieval.sampling.topic_draws import TopicAware
 from rtk.retrieval.training.examples import TableReport, TrainingTable
 
 DOCUMENTS = 8_841_823

@@ -17,7 +17,7 @@ from rtk.ids import Ids
 from rtk.retrieval.sampling import BatchSampler, Clusters, Draw, MixtureSampler, TopicAwareSampler, read_clusters
 from rtk.retrieval.sampling.margin_balanced import pairs_of
 from rtk.retrieval.sampling.streams import NumberedStream
-from rtk.retrieval.sampling.topic_aware import TopicAware
+from rtk.retrieval.sampling.topic_draws import TopicAware
 
 SIZES = (12, 6, 3, 1, 9)  # of the clusters
 QUERIES = sum(SIZES)

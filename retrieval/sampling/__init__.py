@@ -8,6 +8,7 @@ from .clusters import Clusters, read_clusters, write_clusters
 from .mixture import MixtureSampler
 from .shuffled import ShuffledSampler
 from .topic_aware import TopicAwareSampler
+from .topic_batches import TopicBatches
 
 __all__ = [
     "BatchKey",
@@ -19,6 +20,7 @@ __all__ = [
     "Sampler",
     "ShuffledSampler",
     "TopicAwareSampler",
+    "TopicBatches",
     "cluster_queries",
     "cluster_vectors",
     "read_clusters",

@@ -124,6 +124,7 @@ def start(
     told = [part for part in samplers if hasattr(part, "record")]
     notes = [line for part in samplers if part not in told for line in getattr(part, "lines", list)()]
     sampling: list[dict[str, Any]] = [part.record() for part in told]
+    models = _models(config)
     values = {
         "status": "running",
         "seed": config.seed,
@@ -131,7 +132,7 @@ def start(
         "score": dict(score),
         "loss": [item.model_dump(mode="json") for item in config.loss],
         "data": data,
-        "models": _models(config),
+        "models": models,
         "sampling": sampling,
         "notes": notes,
         "versions": {"rtk": __version__, "python": platform.python_version(), **_versions()},
@@ -145,9 +146,7 @@ def start(
             for name, found in (("data", data), ("sampling", sampling))
             for number, (old, new) in enumerate(zip(before[name], found, strict=True))
         ]
-        keys += [
-            (f"{key}, its weights", old, values["models"].get(key)) for key, old in before.get("models", {}).items()
-        ]
+        keys += [(f"{key}, its weights", old, models.get(key)) for key, old in before.get("models", {}).items()]
         changed = [f"{key}: there {old!r}, now {new!r}" for key, old, new in keys if old != new]
         if changed:
             raise ConfigError(f"{output} cannot be resumed, it would go on with something else:", changed)

@@ -14,7 +14,8 @@ from ...ids import Ids
 from ..sampling.clustering import KMeans, cluster_queries
 from ..sampling.clusters import Clusters, read_clusters
 from ..sampling.margin_balanced import PairSampler, pairs_of
-from ..sampling.topic_aware import TopicAware, TopicAwareSampler
+from ..sampling.topic_aware import TopicAwareSampler
+from ..sampling.topic_draws import TopicAware
 from .blocks import TopicSampling
 from .examples import TrainingTable
 
