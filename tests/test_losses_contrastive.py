@@ -46,7 +46,7 @@ def check(loss: torch.Tensor, leaves: list[torch.Tensor], case: dict) -> None:
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=1e-7)
     for leaf, expected in zip(leaves, case["grads"], strict=True):
-        torch.testing.assert_close(leaf.grad, double(expected), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(leaf.grad, double(expected), rtol=1e-7, atol=1e-9)
 
 
 def columns_of(case: dict) -> list[torch.Tensor]:

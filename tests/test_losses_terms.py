@@ -38,6 +38,8 @@ TERMS: list[tuple[str, dict[str, Any]]] = [
     ("infonce", {"directions": "expanded"}),
     ("infonce", {"hardness": 5, "hardness_negatives": "all"}),
     ("infonce", {"mixing": ["pairs", "lists"]}),
+    ("infonce", {"against": "positives-and-own"}),
+    ("infonce", {"against": "own"}),
     ("infonce", {"guide": "dense"}),
     ("infonce", {"guide": "dense", "guide_margin": 0.05, "directions": "joint"}),
     ("in-batch-margin-mse", {"teacher": "multi_vector"}),
@@ -46,13 +48,16 @@ TERMS: list[tuple[str, dict[str, Any]]] = [
     ("star", {"similarity": "dot"}),
     ("margin-mse", {"teacher": "t"}),
     ("margin-mse", {"teacher": ["t", "u"], "similarity": "dot"}),
+    ("margin-mse", {"teacher": "t", "pairs": "all"}),
     ("kl", {"teacher": "t", "temperature": 2.0}),
+    ("ensemble-kl", {"teacher": ["t", "u"]}),
     ("pld", {"teacher": "t"}),
     ("dcd", {"teacher": "t", "hardest": 1}),
     ("dcd", {"teacher": "t", "variant": "wsl"}),
     ("listnet", {}),
     ("listwise-softmax", {}),
     ("ranknet", {}),
+    ("pairwise-softmax", {}),
     ("lambda", {}),
 ]
 QUERIES, NEGATIVES, DIM = 4, 2, 6
@@ -213,7 +218,7 @@ def test_matryoshka_equals_sentence_transformers():
     loss.backward()
     assert loss.item() == pytest.approx(golden["loss"], rel=1e-7)
     for column, expected in zip(columns, golden["grads"], strict=True):
-        torch.testing.assert_close(column.grad, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(column.grad, torch.tensor(expected, dtype=torch.float64), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", KALM["cases"], ids=lambda case: f"in-batch-{case['use_inbatch_neg']}")
@@ -230,8 +235,8 @@ def test_matryoshka_as_published_by_kalm(case: dict):
     loss = over_first_dimensions(columns, golden, 1 / KALM["temperature"], side)
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=1e-9)
-    torch.testing.assert_close(queries.grad, torch.tensor(case["grad_q"], dtype=torch.float64), rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(passages.grad, torch.tensor(case["grad_p"], dtype=torch.float64), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(queries.grad, torch.tensor(case["grad_q"], dtype=torch.float64), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(passages.grad, torch.tensor(case["grad_p"], dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
 def test_two_terms_of_one_name_both_count_over_first_dimensions():
@@ -411,7 +416,7 @@ def test_our_cached_and_plain_steps_are_those_of_gradcache(step: dict):
     value.backward()
     assert value.item() == pytest.approx(step["loss"], rel=1e-9)
     for weights, name in zip(model.weights, ("grad_Wq", "grad_Wd"), strict=True):
-        torch.testing.assert_close(weights.grad, torch.tensor(step[name], dtype=torch.float64), rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(weights.grad, torch.tensor(step[name], dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)

@@ -105,7 +105,7 @@ def _pair_problems(config: TrainConfig) -> list[str]:
                 "data.runs.teachers: pairs are balanced over a teacher's margins; give its scores (or data.pairs), or "
                 "sampling.strategy: tas"
             )
-        pairs = isinstance(block, TopicSampling) or (config.method == "star" and bool(block.negatives))
+        pairs = isinstance(block, TopicSampling) or (config.method == "star" and bool(getattr(block, "negatives", 0)))
         if pairs and part.pairs is None and not part.runs.negatives:
             problems.append("data.runs.negatives: this method trains on pairs; give the negatives (or data.pairs)")
     if isinstance(block, TopicSampling) and isinstance(block.clusters, str) and not Path(block.clusters).is_file():
