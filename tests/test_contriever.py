@@ -83,6 +83,7 @@ def test_published_dataset_of_chunks():
 
 @pytest.mark.parametrize("name", ["mask", "replace", "delete"])
 def test_published_augmentations(name: str):
+    """The published `shuffle` writes a token twice and loses another; rtk has none."""
     given = DATA["augmentations"]
     tokens, source = np.arange(5000, 5012), Published(given["seed"])
     result = {
