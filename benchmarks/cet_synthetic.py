@@ -1,7 +1,7 @@
 """Does CET help where its reason holds? A synthetic pool with known relevance and known selection.
 
-    python benchmarks/cet_synthetic.py COLLECTION [--pool 10] [--depth 50] [--train-queries 60] [--steps 20]
-        [--seeds 2] [--first-seed 0] [--temperature 2] [--model minilm] [--selections pool random]
+    python benchmarks/cet_synthetic.py COLLECTION [--pool 5] [--depth 50] [--train-queries 24] [--steps 80]
+        [--seeds 5] [--first-seed 0] [--temperature 1] [--layers 3] [--model FOLDER] [--selections pool random]
         [--systems unweighted cet ...] [--work DIR] [--out FILE]
 
 COLLECTION is a folder in BEIR layout with many judgments a query (nfcorpus). Its judgments are the truth. Labelled is
@@ -12,15 +12,18 @@ documents that are not relevant:
 - accuracy: share of (unlabelled relevant, not relevant) pairs of a query in the right order, mean over queries;
 - rank: mean rank of the unlabelled relevant documents among those two kinds, as a share of the list (less is better);
 
-on the training queries, and on queries that training has not seen. Systems differ in their loss only: the same pairs
-unweighted (RankNet), CET with two cross-encoders, CET whose selection model sees rank and score alone. In the control
-as many documents are labelled, drawn at random among the relevant candidates: rank and score then tell nothing about
-selection, and CET must not help. Differences are paired by seed, with a 95% t interval over the seeds.
+on the training queries, and on queries that training has not seen. The cross-encoder begins as the first layers of
+all-MiniLM-L6-v2, warmed up on crops of the documents (`rtk crop`) unless `--model` is one that is trained already.
+Systems differ in their loss only: the same pairs unweighted (RankNet), CET with two cross-encoders, CET whose selection
+model sees rank and score alone. In the control as many documents are labelled, drawn at random among the relevant
+candidates: rank and score then tell nothing about selection, and CET must not help. Differences are paired by seed,
+with a 95% t interval over the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -31,9 +34,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from rtk.eval import Cropping, crop_queries, write_beir
 from rtk.eval.collection import Collection, open_collection
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
+from rtk.retrieval.encoders.load import load_minilm_path
 from rtk.retrieval.indexing import build_index
 from rtk.retrieval.search import Retriever
 from rtk.retrieval.training.config import load_config
@@ -61,6 +66,17 @@ class Pool:
         kinds = [_each(self.run, mask) for mask in (self.labelled, self.unlabelled, ~self.relevant)]
         return [qid for qid, counts in zip(self.run.qids, zip(*kinds, strict=True), strict=True) if all(counts)]
 
+    def place(self, scores: np.ndarray) -> dict[str, float]:
+        """Accuracy and relative rank of the unlabelled relevant documents, means over queries, by entries' `scores`."""
+        accuracies: list[float] = []
+        ranks: list[float] = []
+        for wanted, others in zip(places(self.run, self.unlabelled), places(self.run, ~self.relevant), strict=True):
+            if len(wanted) and len(others):
+                accuracies.append(float((scores[wanted][:, None] > scores[others][None, :]).mean()))
+                both = np.concatenate([scores[wanted], scores[others]])
+                ranks.append(float((stats.rankdata(-both)[: len(wanted)] / len(both)).mean()))
+        return {"accuracy": float(np.mean(accuracies)), "rank": float(np.mean(ranks)), "queries": len(accuracies)}
+
     def select(self, qids: list[str]) -> Pool:
         columns = {"relevant": self.relevant, "labelled": self.labelled}
         chosen = self.run.replace(columns=columns).select(qids)
@@ -69,6 +85,11 @@ class Pool:
 
 def _each(run: Run, mask: np.ndarray) -> np.ndarray:
     return np.add.reduceat(np.append(mask, False), run.offsets[:-1]) * (np.diff(run.offsets) > 0)
+
+
+def places(run: Run, mask: np.ndarray) -> list[np.ndarray]:
+    """Each query's entries for which `mask` holds."""
+    return [start + np.flatnonzero(mask[start:stop]) for start, stop in itertools.pairwise(run.offsets.tolist())]
 
 
 def make_pool(run: Run, collection: Collection, split: str, pool: int, selection: str) -> Pool:
@@ -87,6 +108,35 @@ def make_pool(run: Run, collection: Collection, split: str, pool: int, selection
             labelled[part] = False
             labelled[chosen] = True
     return Pool(run, relevant, labelled)
+
+
+def warm_up(collection: Collection, given: argparse.Namespace) -> Path:
+    """A cross-encoder of a few layers that has learned to match queries cut out of the documents."""
+    from transformers import AutoModel, AutoTokenizer
+
+    crops, start, warm = given.work / "crops", given.work / "start", given.work / "warm"
+    if warm.exists():
+        return warm
+    write_beir(crop_queries(collection, Cropping(within=40)), crops, overwrite=True)
+    path = load_minilm_path()
+    network = AutoModel.from_pretrained(path, num_hidden_layers=given.layers)
+    network.save_pretrained(start)
+    AutoTokenizer.from_pretrained(path).save_pretrained(start)
+    config = {
+        "method": "cross-encoder",
+        "model": str(start),
+        "data": {"collection": str(crops)},
+        "lengths": {"query": 24, "document": given.document_length},
+        "sampling": {"negatives": 3, "unit": "query"},
+        "loss": [{"name": "ranknet"}],
+        "trainer": {
+            "per_device_train_batch_size": 8, "learning_rate": 1e-4, "max_steps": 150, "warmup_steps": 0.1,
+            "save_strategy": "no", "use_cpu": given.cpu,
+        },
+        "output": str(warm),
+        "seed": 1,
+    }  # fmt: skip
+    return train(load_config(config), overwrite=True)
 
 
 def write_training_data(pool: Pool, collection: Path, folder: Path) -> None:
@@ -121,7 +171,7 @@ def losses(system: str, given: argparse.Namespace) -> list[dict[str, Any]]:
 def train_one(folder: Path, output: Path, system: str, seed: int, given: argparse.Namespace) -> Path:
     config = {
         "method": "cross-encoder",
-        "model": given.model,
+        "model": str(given.model),
         "data": {
             "collection": str(folder),
             "runs": {
@@ -150,18 +200,7 @@ def measure(model: str | Path, pool: Pool, collection: Collection, split: str, l
     order = {
         (entry.qid, doc): score for entry in scored for doc, score in zip(entry.documents, entry.scores, strict=True)
     }
-    accuracies: list[float] = []
-    ranks: list[float] = []
-    for row, entry in enumerate(pool.run):
-        part = slice(int(pool.run.offsets[row]), int(pool.run.offsets[row + 1]))
-        scores = np.array([order[entry.qid, doc] for doc in entry.documents])
-        wanted = scores[pool.unlabelled[part]]
-        others = scores[~pool.relevant[part]]
-        if len(wanted) and len(others):
-            accuracies.append(float((wanted[:, None] > others[None, :]).mean()))
-            both = np.concatenate([wanted, others])
-            ranks.append(float((stats.rankdata(-both)[: len(wanted)] / len(both)).mean()))
-    return {"accuracy": float(np.mean(accuracies)), "rank": float(np.mean(ranks)), "queries": len(accuracies)}
+    return pool.place(np.array([order[entry.qid, doc] for entry in pool.run for doc in entry.documents]))
 
 
 def compare(values: dict[str, list[dict[str, float]]], systems: list[str], name: str) -> dict[str, Any]:
@@ -203,11 +242,10 @@ def experiment(
     counts = f"{trained.labelled.sum()} labelled, {trained.unlabelled.sum()} relevant ones unlabelled"
     print(f"{selection}: {counts}, {len(trained.run.codes)} candidates, {len(trained.run)} queries", flush=True)
     values: dict[str, dict[str, list[dict[str, float]]]] = {split: {s: [] for s in given.systems} for split in pools}
-    before: dict[str, dict[str, float]] = {}
-    if Path(given.model).is_dir():  # a bi-encoder by name has no head to measure yet
-        for split, pool in pools.items():
-            before[split] = measure(given.model, pool, collection, split, given.document_length)
-            print(f"{selection} before training {split}: {before[split]}", flush=True)
+    before = {
+        split: measure(given.model, pool, collection, split, given.document_length) for split, pool in pools.items()
+    }
+    print(f"{selection} before training: {before}", flush=True)
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         for system in given.systems:
             began = time.perf_counter()
@@ -226,22 +264,23 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collection", type=Path)
     parser.add_argument("--held-out", default="dev", help="split of the unseen queries")
-    parser.add_argument("--pool", type=int, default=10, help="depth that was judged")
+    parser.add_argument("--pool", type=int, default=5, help="depth that was judged")
     parser.add_argument("--depth", type=int, default=50, help="candidates a query")
-    parser.add_argument("--train-queries", type=int, default=60)
-    parser.add_argument("--test-queries", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--train-queries", type=int, default=24)
+    parser.add_argument("--test-queries", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8, help="queries a step")
     parser.add_argument("--negatives", type=int, default=3)
-    parser.add_argument("--learning-rate", type=float, default=3e-5)
-    parser.add_argument("--document-length", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=2.0)
-    parser.add_argument("--cap", type=float, default=10.0)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--document-length", type=int, default=40)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--cap", type=float, default=None, help="no weight above this; as published none")
     parser.add_argument("--self-normalise", action="store_true")
-    parser.add_argument("--model", default="minilm")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["unweighted", "cet", "cet-features"])
+    parser.add_argument("--layers", type=int, default=3, help="of the cross-encoder that is made and warmed up")
+    parser.add_argument("--model", type=Path, default=None, help="a trained cross-encoder in its place")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["unweighted", "cet-features"])
     parser.add_argument("--selections", nargs="+", choices=["pool", "random"], default=["pool", "random"])
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--work", type=Path, default=None)
@@ -256,6 +295,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     given = parse()
     collection = open_collection(str(given.collection))
+    given.work.mkdir(parents=True, exist_ok=True)
+    given.model = given.model or warm_up(collection, given)
     runs = {split: candidates(collection, split, given.depth, given.work) for split in ("train", given.held_out)}
     results = {selection: experiment(selection, runs, collection, given) for selection in given.selections}
     for selection, result in results.items():
