@@ -196,7 +196,7 @@ class CetOptions(LossOptions):
     Attributes:
         temperature: T of the inverse-propensity weights 1 + e^{logit / T}; 10 as in the authors' run, whose program has
             2 as its default.
-        weight_cap: no weight above this (10 is safe); None as published.
+        weight_cap: no weight above this; None as published.
         self_normalise: divide the weights by their mean over the batch; off as published.
         selection_model: path or hub id of the cross-encoder that the selection model begins as; None is a copy of the
             model in training, "features" is none at all.
