@@ -186,6 +186,26 @@ def test_bad_weights_name_the_row_and_the_term(value: float, shown: str, tmp_pat
         index.search(documents, 3)
 
 
+def test_weights_that_add_up_to_infinity_are_refused(tmp_path: Path) -> None:
+    """A term may stand twice, and then its weights are added up: two finite ones can make one that is not."""
+    twice = sp.csr_matrix((np.float32([3e38, 3e38, 1]), [0, 0, 1], [0, 2, 3]), shape=(2, 2))
+    with pytest.raises(DataError, match="vector 0 of the documents has the weight inf for term 0"):
+        build(tmp_path / "bad", twice)
+    twice.data[:2] = 1e38
+    hits = build(tmp_path / "index", twice).search(sp.csr_matrix([[1, 0]], dtype=np.float32), 2)
+    assert hits.scores[0, 0] == np.float32(2e38)
+
+
+@pytest.mark.parametrize("term", [-1, 6, 2**31 - 1])
+def test_terms_outside_the_vocabulary_are_refused(term: int, tmp_path: Path) -> None:
+    index = build(tmp_path / "index", DOCUMENTS)
+    for what, rows in (("documents", DOCUMENTS), ("queries", QUERIES)):
+        vectors = sp.csr_matrix(rows, dtype=np.float32)
+        vectors.indices[vectors.indptr[1]] = term
+        with pytest.raises(DataError, match=rf"vector 1 of the {what} .* term {term}; .* from 0 to 5"):
+            index.search(vectors, 3) if what == "queries" else build(tmp_path / "bad", vectors)
+
+
 def test_other_vocabularies_and_shapes_are_refused(tmp_path: Path) -> None:
     index = build(tmp_path / "index", DOCUMENTS)
     with pytest.raises(ConfigError, match="7 terms, but the index's vocabulary has 6"):
