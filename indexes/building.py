@@ -68,8 +68,9 @@ def build_sparse(out: str | Path, ids: Ids, encode: Callable[[int, int], csr_mat
 
 
 def _build_vectors(kind: VectorKind, out: Path, ids: Ids, encode: Callable[[int, int], Any], plan: BuildPlan) -> Index:
-    backend = find_backend(plan.backend, kind)
-    writer_for(kind, out, plan)  # refuses what this kind cannot be before anything is written
+    engine = find_backend(plan.backend, kind).load(kind)
+    engine.read_settings(plan.settings)  # refuses what the engine cannot take before anything is encoded
+    writer_for(kind, out, plan)  # and what this kind cannot be
     ids.refuse_duplicates("document")
     shards = fixed_shards(len(ids), plan.shard_size)
     with _start(out, plan, ids) as site:
@@ -85,7 +86,7 @@ def _build_vectors(kind: VectorKind, out: Path, ids: Ids, encode: Callable[[int,
                 ids.save(ids_file(site.folder))
                 if isinstance(vectors, SparseShards):
                     write_activity(site.folder, vectors)
-                built = getattr(backend.load(kind), f"build_{kind}")(site.folder, vectors, ids, plan)
+                built = getattr(engine, f"build_{kind}")(site.folder, vectors, ids, plan)
                 site.finish(_manifest(site.folder, kind, plan, built, vectors))
     return open_index(out)
 

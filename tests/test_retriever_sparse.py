@@ -15,6 +15,7 @@ from scipy.sparse import random as random_sparse
 from rtk.errors import ConfigError, IndexMismatch
 from rtk.eval import agreement, open_collection, read_run
 from rtk.eval.run import Run
+from rtk.extras import available
 from rtk.indexes import activity, flops_metric, read_manifest
 from rtk.retrieval import Retriever, build_index
 from rtk.retrieval.encoders.adapters import as_encoder
@@ -90,6 +91,27 @@ def test_the_command_line_reports_sparsity_and_agreement(
     assert code == 2
     assert "leave --measures, --report out" in said
     assert "FLOPS metric" in rtk(f"search {index} -c {folder} --out {tmp_path / 'again.trec'}")[1]
+
+
+@pytest.mark.skipif(not available("seismic"), reason="the seismic extra is not installed")
+def test_settings_that_an_engine_cannot_take_are_the_user_s_error(
+    folder: Path, tiny_models: Path, tmp_path: Path, rtk: Callable[[str], tuple[int, str, str]]
+) -> None:
+    make = f"index {folder} --retriever {tiny_models / 'sparse'} --backend seismic --out {tmp_path / 'index'} --quiet"
+    code, _, said = rtk(f"{make} --set n_postings=abc")
+    assert code == 2, said
+    assert "n_postings is 'abc', expected a whole number" in said
+    assert not (tmp_path / "index").exists()  # the right setting is not another plan than that of a begun build
+    assert rtk(f"{make} --set n_postings=1e3")[0] == 0
+    find = f"search {tmp_path / 'index'} -q file"
+    assert rtk(f"{find} --set query_cut=5")[0] == 0
+    for setting, expected in (
+        ("query_cut=0", "query_cut is 0, expected"),
+        ("threads=1", "known: query_cut, heap_factor"),
+    ):
+        code, _, said = rtk(f"{find} --set {setting}")
+        assert code == 2, said
+        assert expected in said
 
 
 def test_agreement_counts_missing_queries_as_zero() -> None:
