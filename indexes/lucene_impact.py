@@ -137,14 +137,10 @@ def build_sparse(folder: Path, vectors: SparseShards, ids: Ids, plan: BuildPlan)
     shutil.rmtree(target, ignore_errors=True)  # a killed build: Lucene starts again
     target.mkdir()
     counts = _add_documents(target, vectors, ids, documents) if len(ids) else {"clipped": 0, "empty": 0}
-    for name, count in counts.items():
-        if count:
-            logger.warning("%d %s", count, {"clipped": f"weights were cut to {LIMIT}", "empty": _EMPTY_SAID}[name])
+    if counts["clipped"]:
+        logger.warning("%d weights were cut to %d", counts["clipped"], LIMIT)
     versions = {name: importlib.metadata.version(name) for name in ("pyserini", "pyjnius")}
     return {"settings": {**settings, "limit": LIMIT, **counts}, "versions": versions, "keep_vectors": False}
-
-
-_EMPTY_SAID = "documents have no weight that rounds to at least one; they are never found"
 
 
 def _add_documents(target: Path, vectors: SparseShards, ids: Ids, quantiser: Quantiser) -> dict[str, int]:

@@ -139,6 +139,11 @@ class SparseShards:
         """How many weights are stored."""
         return sum(len(part.data) for part in self.parts)
 
+    @property
+    def empty(self) -> int:
+        """How many vectors have no weight."""
+        return sum(int((np.diff(part.indptr) == 0).sum()) for part in self.parts)
+
     def rows(self, rows: Sequence[int] | np.ndarray) -> csr_matrix:
         """The vectors at `rows` (each in [0, len)) as (len(rows), vocabulary), in that order."""
         wanted = np.asarray(rows, dtype=np.int64).ravel()

@@ -131,10 +131,15 @@ def test_impacts_are_close_to_products_and_pyserini_opens_them(tmp_path: Path) -
 
 @lucene
 @pytest.mark.lucene
-def test_cut_weights_and_factors_are_recorded(tmp_path: Path) -> None:
-    build(tmp_path / "index", weights({"cat": 20000, "dog": 1}), "lucene")
+def test_cut_weights_and_factors_are_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rounded_away = {"cat": 0.004}
+    build(tmp_path / "index", weights({"cat": 20000, "dog": 1}, rounded_away, {}), "lucene")
     settings = read_manifest(tmp_path / "index").settings
     assert (settings["factor"], settings["query_factor"], settings["clipped"]) == (100.0, 100.0, 1)
+    assert settings["empty"] == 2
+    assert "2 of 3 documents have no weight" in caplog.text
+    with pytest.raises(DataError, match="larger factor"):
+        build(tmp_path / "none", weights(rounded_away), "lucene")
 
 
 @lucene
