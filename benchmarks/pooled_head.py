@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evaluation import peak_since_reset, resident  # the neighbour, found because it lies beside this script
 
 from rtk.retrieval.encoders.pooled_head import largest_logits
 
@@ -32,7 +32,7 @@ def step(sizes: dict[str, int], chunk: int, out: Path) -> dict[str, Any]:
     states = torch.randn(sizes["texts"], sizes["positions"], sizes["hidden"], generator=generator, requires_grad=True)
     weight = torch.randn(sizes["vocabulary"], sizes["hidden"], generator=generator).mul_(0.02).requires_grad_()
     valid = torch.ones(sizes["texts"], sizes["positions"], dtype=torch.bool)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     started = time.perf_counter()
     if chunk:
         largest = largest_logits(states, valid, weight, chunk=chunk)
@@ -41,9 +41,9 @@ def step(sizes: dict[str, int], chunk: int, out: Path) -> dict[str, Any]:
         largest = logits.masked_fill(~valid[..., None], -torch.inf).max(dim=1).values
     torch.log1p(largest.relu()).mean(dim=0).square().sum().backward()
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = peak_since_reset() - before  # getrusage would say no less than the parent had when it started this process
     torch.save({"states": states.grad, "weight": weight.grad}, out)
-    return {"megabytes": round((peak - before) / 1024), "seconds": round(seconds, 2)}
+    return {"megabytes": round(grown), "seconds": round(seconds, 2)}
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from ..files import atomic_path, write_json
 from ..ids import Ids, ids_file
 from ..progress import task
 from .base import Hits, Options
+from .bounds import SHARE, Bounds, check_numbers
 from .dense import Exclude, check_exclude
 from .english import EnglishAnalyzer
 from .manifest import Manifest
@@ -37,6 +38,7 @@ __all__ = ["Bm25sIndex"]
 logger = logging.getLogger(__name__)
 
 DEFAULTS: dict[str, Any] = {"k1": 0.9, "b": 0.4, "stemmer": "porter"}
+BOUNDS = {"k1": Bounds(0, 10**9), "b": SHARE}
 _DATA, _INDICES, _INDPTR = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
 _BYTES_A_POSTING = 28  # document, term and count while reading; both orders of the matrix while sorting
 _SAMPLE = 1000
@@ -212,14 +214,9 @@ def build_lexical(
 
 def read_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults with `given` over them, checked."""
-    check_names(given, tuple(DEFAULTS), "settings of a BM25 index")
-    settings = {**DEFAULTS, **given}
-    problems = [f"k1 is {settings['k1']!r}, expected a number ≥ 0"] if not 0 <= settings["k1"] < 1e9 else []
-    if not 0 <= settings["b"] <= 1:
-        problems.append(f"b is {settings['b']!r}, expected a number from 0 to 1")
-    if problems:
-        raise ConfigError("these BM25 settings cannot be used", problems)
-    return settings
+    what = "settings of a BM25 index"
+    check_names(given, tuple(DEFAULTS), what)
+    return check_numbers({**DEFAULTS, **given}, BOUNDS, what)
 
 
 def _say_need(count: int, texts: Callable[[int, int], Sequence[str]], analyzer: EnglishAnalyzer) -> None:

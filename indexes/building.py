@@ -7,6 +7,7 @@ at the first missing shard; another plan is refused with the keys that differ.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import BackendError, ConfigError, IndexMismatch, OutputExists
+from ..errors import BackendError, ConfigError, DataError, IndexMismatch, OutputExists
 from ..files import final_name, fsync_dir, read_json, write_json
 from ..ids import Ids, ids_file
 from ..progress import task
@@ -31,6 +32,8 @@ from .sparsity import write_activity
 from .vectors import Writer, fixed_shards
 
 __all__ = ["build_dense", "build_lexical", "build_sparse", "describe", "prepare", "refuse_other_plan", "unfinished"]
+
+logger = logging.getLogger(__name__)
 
 
 def build_dense(out: str | Path, ids: Ids, encode: Callable[[int, int], np.ndarray], *, plan: BuildPlan) -> Index:
@@ -68,8 +71,9 @@ def build_sparse(out: str | Path, ids: Ids, encode: Callable[[int, int], csr_mat
 
 
 def _build_vectors(kind: VectorKind, out: Path, ids: Ids, encode: Callable[[int, int], Any], plan: BuildPlan) -> Index:
-    backend = find_backend(plan.backend, kind)
-    writer_for(kind, out, plan)  # refuses what this kind cannot be before anything is written
+    engine = find_backend(plan.backend, kind).load(kind)
+    engine.read_settings(plan.settings)  # refuses what the engine cannot take before anything is encoded
+    writer_for(kind, out, plan)  # and what this kind cannot be
     ids.refuse_duplicates("document")
     shards = fixed_shards(len(ids), plan.shard_size)
     with _start(out, plan, ids) as site:
@@ -85,7 +89,9 @@ def _build_vectors(kind: VectorKind, out: Path, ids: Ids, encode: Callable[[int,
                 ids.save(ids_file(site.folder))
                 if isinstance(vectors, SparseShards):
                     write_activity(site.folder, vectors)
-                built = getattr(backend.load(kind), f"build_{kind}")(site.folder, vectors, ids, plan)
+                built = getattr(engine, f"build_{kind}")(site.folder, vectors, ids, plan)
+                if isinstance(vectors, SparseShards):
+                    built = _count_empty(built, vectors, site.folder)
                 site.finish(_manifest(site.folder, kind, plan, built, vectors))
     return open_index(out)
 
@@ -126,6 +132,30 @@ def _encode(writer: Writer, count: int, encode: Callable[[int, int], Any], plan:
             f"the executor returned, but {len(left)} of {len(missing)} shards are not written (first: "
             f"{writer.path(left[0]).name}); run the same command again to resume"
         )
+
+
+def _count_empty(built: Mapping[str, Any], vectors: SparseShards, folder: Path) -> dict[str, Any]:
+    """The engine's answer with `empty` among its settings: documents without a weight, which no query finds.
+
+    An engine that rounds weights has counted those that it left without one itself.
+
+    Raises:
+        DataError: there are no others.
+    """
+    settings = {"empty": vectors.empty, **built["settings"]}
+    if settings["empty"] and settings["empty"] == len(vectors):
+        raise DataError(
+            f"none of the {len(vectors)} documents has a weight that the index keeps, so no query would find any. If "
+            "the model gives empty vectors (too strong a penalty on active terms does that), take another one; if all "
+            "weights round to zero, a larger factor",
+            path=folder,
+        )
+    if settings["empty"]:
+        logger.warning(
+            "%d of %d documents have no weight that the index keeps; they are never found",
+            settings["empty"], len(vectors),
+        )  # fmt: skip
+    return {**built, "settings": settings}
 
 
 def _checked(texts: Callable[[int, int], Sequence[str]]) -> Callable[[int, int], Sequence[str]]:

@@ -165,13 +165,19 @@ def _row_numbers(matrix: csr_matrix) -> np.ndarray:
     return np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
 
 
-def build_sparse(folder: Path, vectors: SparseShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:
-    """Write INDEX/exact. The only setting is `order`: "similar" (default) puts similar documents into one block, which
-    makes searches faster and building slower; "given" leaves them as they come."""
-    check_names(plan.settings, ("order",), "settings of the exact back-end")
-    order = plan.settings.get("order", _ORDERS[0])
+def read_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The only setting is `order`: "similar" (default) puts similar documents into one block, which makes searches
+    faster and building slower; "given" leaves them as they come."""
+    check_names(given, ("order",), "settings of the exact back-end")
+    order = given.get("order", _ORDERS[0])
     if order not in _ORDERS:
         raise ConfigError(f"order is {order!r}, expected one of {', '.join(_ORDERS)}")
+    return {"order": order}
+
+
+def build_sparse(folder: Path, vectors: SparseShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:
+    """Write INDEX/exact."""
+    order = read_settings(plan.settings)["order"]
     given = np.arange(len(ids), dtype=np.int32)
     write_layout(folder / "exact", vectors, similar_first(vectors, BLOCK) if order == "similar" else given)
     versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}

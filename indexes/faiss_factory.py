@@ -11,10 +11,12 @@ import numpy as np
 
 from ..errors import BackendError, ConfigError
 from ..extras import require
+from .bounds import COUNT, Bounds
 from .vectors import VectorShards
 
 __all__ = [
-    "BUILD_SETTINGS",
+    "KNOBS",
+    "TRAINING",
     "default_knobs",
     "engine_errors",
     "is_flat",
@@ -27,16 +29,8 @@ __all__ = [
 
 faiss = require("faiss", "cpu", "the faiss back-end")
 
-BUILD_SETTINGS = (
-    "train_size",
-    "seed",
-    "efConstruction",
-    "nprobe",
-    "efSearch",
-    "quantizer_efSearch",
-    "k_factor",
-    "search_L",
-)
+TRAINING = {"train_size": COUNT, "seed": Bounds(0, whole=True), "efConstruction": COUNT}
+KNOBS = {"nprobe": COUNT, "efSearch": COUNT, "quantizer_efSearch": COUNT, "k_factor": Bounds(1), "search_L": COUNT}
 _POINTS_A_CENTROID = 64
 _LEAST_TRAINING = 100_000
 
@@ -133,10 +127,10 @@ def train(index: Any, vectors: VectorShards, settings: Mapping[str, Any]) -> dic
     if index.is_trained:
         return {}
     lists = getattr(_inside(index), "nlist", 0)
-    size = min(len(vectors), int(settings.get("train_size") or max(_POINTS_A_CENTROID * lists, _LEAST_TRAINING)))
+    size = min(len(vectors), settings.get("train_size") or max(_POINTS_A_CENTROID * lists, _LEAST_TRAINING))
     if size < max(lists, 1):
         raise ConfigError(f"{size} training vectors for {lists} lists: take fewer lists, or more documents")
-    seed = int(settings.get("seed", 0))
+    seed = settings.get("seed", 0)
     rows = np.sort(np.random.default_rng(seed).choice(len(vectors), size, replace=False))
     with engine_errors("training"):
         index.train(vectors.rows(rows))

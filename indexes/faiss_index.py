@@ -25,8 +25,9 @@ from ..ids import Ids, ids_file
 from ..progress import task
 from .base import Hits, Options
 from .bm25s_index import say_need
+from .bounds import check_numbers
 from .dense import Exclude, check_exclude, check_queries, ordered_hits
-from .faiss_factory import BUILD_SETTINGS, default_knobs, engine_errors, is_flat, knobs, make, takes_parts, train
+from .faiss_factory import KNOBS, TRAINING, default_knobs, engine_errors, is_flat, knobs, make, takes_parts, train
 from .manifest import Manifest
 from .plan import BuildPlan, Similarity
 from .registry import check_names
@@ -198,10 +199,8 @@ class FaissIndex:
                 self._set(self.options)
 
     def _set(self, options: Options) -> None:
-        for name, value in options.items():
+        for name, value in check_numbers(options, KNOBS, "search options of a faiss index").items():
             owner, attribute = self._knobs[name]
-            if not isinstance(value, int | float) or value < 1:
-                raise ConfigError(f"{name} is {value!r}, expected a number of at least 1")
             setattr(owner, attribute, value)
 
 
@@ -212,15 +211,20 @@ def _drop_excluded(rows: np.ndarray, exclude: Exclude | None) -> None:
             rows[number, np.isin(rows[number], left_out)] = -1
 
 
-def fill(
-    factory: str, vectors: VectorShards, settings: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def read_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, checked: `train_size`, `seed`, `efConstruction`, and the search-time knobs of the factory."""
+    what = "settings of the faiss back-end"
+    check_names(given, (*TRAINING, *KNOBS), what)
+    return check_numbers(given, {**TRAINING, **KNOBS}, what)
+
+
+def fill(factory: str, vectors: VectorShards, given: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Make, train and fill an index; return it with its search knobs and with what training took."""
-    check_names(settings, BUILD_SETTINGS, "settings of the faiss back-end")
+    settings = read_settings(given)
     index = make(factory, vectors.dimension, settings)
     chosen = knobs(index)
     check_names(
-        {name: 0 for name in settings if name not in BUILD_SETTINGS[:3]},
+        {name: 0 for name in settings if name not in TRAINING},
         tuple(chosen),
         f"search settings of factory {factory!r}",
     )

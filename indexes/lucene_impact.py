@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from ..ids import Ids, ids_file
 from ..progress import task
 from .base import Hits, Options
+from .bounds import ABOVE_ZERO, check_numbers
 from .dense import Exclude, check_exclude, ordered_hits
 from .java import autoclass, java_errors
 from .lucene_index import java_list, json_writer, read_hits
@@ -38,6 +39,7 @@ __all__ = ["LuceneImpactIndex"]
 logger = logging.getLogger(__name__)
 
 DEFAULTS: dict[str, Any] = {"factor": 100.0, "query_factor": 100.0}
+_BOUNDS = dict.fromkeys(DEFAULTS, ABOVE_ZERO)
 EMPTY = "empty"
 """The token of a document whose weights all round to zero, so that it is in Lucene's statistics."""
 LIMIT = 1 << 20
@@ -77,11 +79,12 @@ class LuceneImpactIndex:
         self, queries: csr_matrix, k: int, /, *, options: Options | None = None, exclude: Exclude | None = None
     ) -> Hits:
         """See `Index.search`. Queries are CSR (n, vocabulary); the only option is `query_factor`."""
-        check_names(options or {}, ("query_factor",), "search options of the lucene back-end for sparse vectors")
+        what = "search options of the lucene back-end for sparse vectors"
+        check_names(options or {}, ("query_factor",), what)
+        factor = check_numbers({"query_factor": self.query_factor, **(options or {})}, _BOUNDS, what)["query_factor"]
         if k < 0:
             raise ConfigError(f"k is {k}, expected at least 0")
         checked = canonical(queries, self.dimension, "queries")
-        factor = float((options or {}).get("query_factor", self.query_factor))
         whole, clipped = Quantiser(factor, LIMIT)(checked)
         if clipped:
             logger.warning(
@@ -119,23 +122,25 @@ def java_map(queries: csr_matrix, number: int) -> Any:
     return result
 
 
+def read_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults with `given` over them, checked: `factor`, `query_factor`."""
+    what = "settings of the lucene back-end for sparse vectors"
+    check_names(given, tuple(DEFAULTS), what)
+    return check_numbers({**DEFAULTS, **given}, _BOUNDS, what)
+
+
 def build_sparse(folder: Path, vectors: SparseShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:
-    """Write INDEX/lucene, one thread, in order. Settings: `factor`, `query_factor`."""
-    check_names(plan.settings, tuple(DEFAULTS), "settings of the lucene back-end for sparse vectors")
-    settings = {name: float(value) for name, value in {**DEFAULTS, **plan.settings}.items()}
-    documents, _ = Quantiser(settings["factor"], LIMIT), Quantiser(settings["query_factor"])
+    """Write INDEX/lucene, one thread, in order."""
+    settings = read_settings(plan.settings)
+    documents = Quantiser(settings["factor"], LIMIT)
     target = folder / "lucene"
     shutil.rmtree(target, ignore_errors=True)  # a killed build: Lucene starts again
     target.mkdir()
     counts = _add_documents(target, vectors, ids, documents) if len(ids) else {"clipped": 0, "empty": 0}
-    for name, count in counts.items():
-        if count:
-            logger.warning("%d %s", count, {"clipped": f"weights were cut to {LIMIT}", "empty": _EMPTY_SAID}[name])
+    if counts["clipped"]:
+        logger.warning("%d weights were cut to %d", counts["clipped"], LIMIT)
     versions = {name: importlib.metadata.version(name) for name in ("pyserini", "pyjnius")}
     return {"settings": {**settings, "limit": LIMIT, **counts}, "versions": versions, "keep_vectors": False}
-
-
-_EMPTY_SAID = "documents have no weight that rounds to at least one; they are never found"
 
 
 def _add_documents(target: Path, vectors: SparseShards, ids: Ids, quantiser: Quantiser) -> dict[str, int]:

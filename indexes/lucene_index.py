@@ -19,7 +19,8 @@ import numpy as np
 from ..ids import Ids, ids_file
 from ..progress import task
 from .base import Hits, Options
-from .bm25s_index import check_texts
+from .bm25s_index import BOUNDS, check_texts
+from .bounds import check_numbers
 from .dense import Exclude, check_exclude, ordered_hits
 from .java import autoclass, java_errors
 from .manifest import Manifest
@@ -62,14 +63,16 @@ class LuceneIndex:
         self, queries: Sequence[str], k: int, /, *, options: Options | None = None, exclude: Exclude | None = None
     ) -> Hits:
         """See `Index.search`. Options: `k1`, `b`."""
-        check_names(options or {}, tuple(self.options), "search options of the lucene back-end")
+        what = "search options of the lucene back-end"
+        check_names(options or {}, tuple(self.options), what)
+        chosen = check_numbers({**self.options, **(options or {})}, BOUNDS, what)
         check_texts(queries, k)
         check_exclude(exclude, len(queries))
         extra = 0 if exclude is None else max(map(len, exclude), default=0)
         fetch = min(k + extra, len(self))
         if not len(queries) or not fetch or not k:
             return Hits.empty(len(queries), k)
-        self._set_bm25({**self.options, **(options or {})})
+        self._set_bm25(chosen)
         parts = [self._batch(queries[at : at + _QUERIES], fetch) for at in range(0, len(queries), _QUERIES)]
         rows, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
         for number, left_out in enumerate(exclude or ()):
@@ -78,7 +81,7 @@ class LuceneIndex:
 
     def _set_bm25(self, values: Mapping[str, float]) -> None:
         with java_errors("setting BM25"):
-            self._searcher.set_bm25(float(values["k1"]), float(values["b"]))
+            self._searcher.set_bm25(values["k1"], values["b"])
 
     def _batch(self, queries: Sequence[str], fetch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and scores (n, fetch) for some queries, -1 where there are fewer hits."""
@@ -121,7 +124,9 @@ def build_lexical(
     folder: Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], plan: BuildPlan
 ) -> dict[str, Any]:
     """Index documents as they stream by and write INDEX/lucene."""
-    check_names(plan.settings, tuple(DEFAULTS), "settings of the lucene back-end")
+    what = "settings of the lucene back-end"
+    check_names(plan.settings, tuple(DEFAULTS), what)
+    settings = check_numbers({**DEFAULTS, **plan.settings}, BOUNDS, what)
     target = folder / "lucene"
     if target.exists():  # a killed build: Lucene starts again
         for path in target.iterdir():
@@ -130,7 +135,7 @@ def build_lexical(
     if len(ids):
         add_documents(target, ids, texts, append=False)
     versions = {name: importlib.metadata.version(name) for name in ("pyserini", "pyjnius")}
-    return {"settings": {**DEFAULTS, **plan.settings}, "versions": versions, "keep_vectors": False}
+    return {"settings": settings, "versions": versions, "keep_vectors": False}
 
 
 def add_documents(target: Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], *, append: bool) -> None:

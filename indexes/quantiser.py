@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
+from .bounds import ABOVE_ZERO, check_numbers
 
 __all__ = ["Quantiser"]
 
@@ -30,8 +31,7 @@ class Quantiser:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < float("inf"):
-            raise ConfigError(f"the quantisation factor is {self.factor!r}, expected a number above 0")
+        check_numbers({"factor": self.factor}, {"factor": ABOVE_ZERO}, "settings of the quantiser")
 
     def __call__(self, vectors: csr_matrix) -> tuple[csr_matrix, int]:
         """Whole weights as int64 (n, vocabulary), and how many were cut to the limit.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError, nearest
 from .base import Index
+from .bounds import COUNT, check_numbers
 from .manifest import Kind, Manifest, check_files, read_manifest
 from .plan import BackendSpec
 
@@ -37,7 +38,8 @@ class Backend:
 
     The module has `build_dense(folder, vectors, ids, plan)`, `build_sparse(folder, vectors, ids, plan)` or
     `build_lexical(folder, ids, texts, plan)`, which write the engine's files and return `settings`, `versions` and
-    `keep_vectors` for the manifest, and `open_folder(folder, manifest, settings)`, which returns the index.
+    `keep_vectors` for the manifest, and `open_folder(folder, manifest, settings)`, which returns the index. One that
+    takes vectors has `read_settings(given)` too: the build settings, checked before anything is encoded.
     """
 
     name: str
@@ -150,10 +152,7 @@ def _backend_of(manifest: Manifest, folder: Path) -> Backend:
 
 def check_threads(settings: Mapping[str, Any]) -> int:
     """The setting `threads`, 1 where it is not given."""
-    threads = settings.get("threads", 1)
-    if not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"threads is {threads!r}, expected a whole number of at least 1")
-    return threads
+    return check_numbers({"threads": settings.get("threads", 1)}, {"threads": COUNT}, "settings")["threads"]
 
 
 def check_names(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:

@@ -22,6 +22,7 @@ from ..extras import require
 from ..files import fsync_dir
 from ..ids import Ids, ids_file
 from .base import Hits, Options
+from .bounds import ABOVE_ZERO, COUNT, SHARE, Bounds, check_numbers
 from .dense import Exclude, check_exclude, ordered_hits
 from .manifest import Manifest
 from .plan import BuildPlan
@@ -34,6 +35,10 @@ DEFAULTS: dict[str, Any] = {
     "n_postings": 3000, "centroid_fraction": 0.2, "min_cluster_size": 2, "summary_energy": 0.5, "max_fraction": 6.0,
 }  # fmt: skip
 OPTIONS: dict[str, Any] = {"query_cut": 10, "heap_factor": 0.8}
+_BOUNDS = {
+    "n_postings": COUNT, "centroid_fraction": SHARE, "min_cluster_size": COUNT, "summary_energy": SHARE,
+    "max_fraction": ABOVE_ZERO, "query_cut": COUNT, "heap_factor": Bounds(0),
+}  # fmt: skip
 _NARROW = 65_535
 _LARGEST = 65_504.0  # of half precision
 _SUFFIX = ".index.seismic"
@@ -72,7 +77,9 @@ class SeismicIndex:
         self, queries: csr_matrix, k: int, /, *, options: Options | None = None, exclude: Exclude | None = None
     ) -> Hits:
         """See `Index.search`. Queries are CSR (n, vocabulary); options: `query_cut`, `heap_factor`."""
-        check_names(options or {}, tuple(OPTIONS), "search options of the seismic back-end")
+        what = "search options of the seismic back-end"
+        check_names(options or {}, tuple(OPTIONS), what)
+        chosen = check_numbers({**self.options, **(options or {})}, _BOUNDS, what)
         if k < 0:
             raise ConfigError(f"k is {k}, expected at least 0")
         checked = canonical(queries, self.dimension, "queries")
@@ -82,7 +89,7 @@ class SeismicIndex:
         asked = np.flatnonzero(np.diff(checked.indptr)).tolist()
         hits = Hits.empty(count, fetch)
         if asked and fetch and self.engine is not None:
-            self._fill(hits, checked, asked, {**self.options, **(options or {})})
+            self._fill(hits, checked, asked, chosen)
         for number, left_out in enumerate(exclude or ()):
             hits.rows[number, np.isin(hits.rows[number], left_out)] = -1
         return ordered_hits(hits.rows, hits.scores, k)
@@ -95,8 +102,7 @@ class SeismicIndex:
             [queries.indices[part].astype(self._text) for part in parts],
             [queries.data[part] for part in parts],
             k=hits.rows.shape[1],
-            query_cut=int(options["query_cut"]),
-            heap_factor=float(options["heap_factor"]),
+            **options,
             num_threads=self.threads,
         )
         for answers in found:
@@ -104,11 +110,17 @@ class SeismicIndex:
                 hits.rows[int(query), place], hits.scores[int(query), place] = int(row), score
 
 
+def read_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults with `given` over them, checked: Seismic's `n_postings`, `centroid_fraction`, `min_cluster_size`,
+    `summary_energy` and `max_fraction`."""
+    what = "settings of the seismic back-end"
+    check_names(given, tuple(DEFAULTS), what)
+    return check_numbers({**DEFAULTS, **given}, _BOUNDS, what)
+
+
 def build_sparse(folder: Path, vectors: SparseShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:
-    """Write INDEX/seismic. Settings by Seismic's own names: `n_postings`, `centroid_fraction`, `min_cluster_size`,
-    `summary_energy`, `max_fraction`."""
-    check_names(plan.settings, tuple(DEFAULTS), "settings of the seismic back-end")
-    settings = {**DEFAULTS, **plan.settings}
+    """Write INDEX/seismic."""
+    settings = read_settings(plan.settings)
     engine = require("seismic", "seismic", "the seismic back-end")
     target = folder / "seismic"
     target.mkdir(exist_ok=True)

@@ -29,7 +29,7 @@ def canonical(vectors: Any, vocabulary: int | None, what: str, *, first: int = 0
 
     Raises:
         ConfigError: not a sparse matrix, or of another width.
-        DataError: a weight that is negative or not finite.
+        DataError: a weight that is negative or not finite, or of a term outside the vocabulary.
     """
     if not issparse(vectors) or vectors.ndim != 2:
         shown = type(vectors).__name__
@@ -40,20 +40,40 @@ def canonical(vectors: Any, vocabulary: int | None, what: str, *, first: int = 0
             "another encoder or tokenizer"
         )
     matrix = csr_matrix(vectors, dtype=np.float32)
-    bad = ~(matrix.data >= 0) | np.isinf(matrix.data)
-    if bad.any():
-        at = int(np.argmax(bad))
-        row = int(np.searchsorted(matrix.indptr, at, side="right")) - 1
-        raise DataError(
-            f"vector {first + row} of the {what} has the weight {matrix.data[at]} for term {int(matrix.indices[at])}; "
-            "weights must be finite and not negative"
-        )
+    _refuse_bad(matrix, what, first)
     if matrix.has_canonical_format and matrix.data.all():
         return matrix
     matrix = matrix.copy()
     matrix.sum_duplicates()
+    _refuse_bad(matrix, what, first)  # two weights that are finite may add up to one that is not
     matrix.eliminate_zeros()
     return matrix
+
+
+def _refuse_bad(matrix: csr_matrix, what: str, first: int) -> None:
+    """Refuse terms outside the vocabulary, and weights that are negative or not finite."""
+    weights, terms, width = matrix.data, matrix.indices, int(cast(tuple[int, int], matrix.shape)[1])
+    if not len(weights):
+        return
+    numbers = terms.view(f"u{terms.itemsize}")  # a negative number is a large one: one comparison finds both
+    if numbers.max() >= width:
+        row, at = _place(matrix, numbers >= width)
+        raise DataError(
+            f"vector {first + row} of the {what} has a weight for term {int(terms[at])}; terms must be numbers from 0 "
+            f"to {width - 1}, as the vocabulary has {width}"
+        )
+    if not (weights.min() >= 0 and weights.max() < np.inf):  # the minimum is NaN where a weight is
+        row, at = _place(matrix, ~((weights >= 0) & (weights < np.inf)))
+        raise DataError(
+            f"vector {first + row} of the {what} has the weight {weights[at]} for term {int(terms[at])}; weights must "
+            "be finite and not negative, added up where a term stands twice"
+        )
+
+
+def _place(matrix: csr_matrix, bad: np.ndarray) -> tuple[int, int]:
+    """The row of the first bad entry, and where it is stored."""
+    at = int(np.argmax(bad))
+    return int(np.searchsorted(matrix.indptr, at, side="right")) - 1, at
 
 
 @dataclass(frozen=True)
@@ -118,6 +138,11 @@ class SparseShards:
     def postings(self) -> int:
         """How many weights are stored."""
         return sum(len(part.data) for part in self.parts)
+
+    @property
+    def empty(self) -> int:
+        """How many vectors have no weight."""
+        return sum(int((np.diff(part.indptr) == 0).sum()) for part in self.parts)
 
     def rows(self, rows: Sequence[int] | np.ndarray) -> csr_matrix:
         """The vectors at `rows` (each in [0, len)) as (len(rows), vocabulary), in that order."""

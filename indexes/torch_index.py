@@ -13,6 +13,7 @@ import torch
 from ..errors import ConfigError
 from ..ids import Ids, ids_file
 from .base import Hits, Options
+from .bounds import COUNT, check_numbers
 from .dense import check_exclude, check_queries, exclusion_pairs
 from .manifest import Manifest
 from .plan import BuildPlan, Similarity
@@ -236,9 +237,8 @@ class TorchIndex:
 
 
 def _check_block(block: int | None) -> int | None:
-    if block is not None and block < 1:
-        raise ConfigError(f"block is {block}, expected at least 1")
-    return block
+    """A number of rows, or None for one that suits the device."""
+    return None if block is None else check_numbers({"block": block}, {"block": COUNT}, "settings")["block"]
 
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:
@@ -261,9 +261,14 @@ def _resident(tensors: Sequence[torch.Tensor], device: torch.device, precision: 
     return whole
 
 
+def read_settings(given: Mapping[str, Any]) -> None:
+    """There are none."""
+    check_names(given, (), "settings of the torch back-end")
+
+
 def build_dense(folder: Path, vectors: VectorShards, ids: Ids, plan: BuildPlan) -> dict[str, Any]:
     """Nothing to build: the vector shards are the index."""
-    check_names(plan.settings, (), "settings of the torch back-end")
+    read_settings(plan.settings)
     if plan.keep_vectors is False:
         raise ConfigError("the torch back-end searches the vector shards themselves, so keep_vectors cannot be false")
     return {

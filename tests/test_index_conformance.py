@@ -13,7 +13,16 @@ from scipy.sparse import csr_matrix
 from rtk.errors import ConfigError, DataError
 from rtk.extras import available
 from rtk.ids import Ids
-from rtk.indexes import BuildPlan, Index, build_dense, build_lexical, build_sparse, open_index, parse_backend
+from rtk.indexes import (
+    BuildPlan,
+    Index,
+    build_dense,
+    build_lexical,
+    build_sparse,
+    open_index,
+    parse_backend,
+    read_manifest,
+)
 
 LEXICAL = ("bm25s", "lucene", "exact-bm25")
 SPARSE = ("exact", "lucene-impact", "seismic")
@@ -200,6 +209,30 @@ def test_empty_index(tmp_path: Any) -> None:
         queries = np.ones((1, 8), np.float32) if name in ("torch", "faiss:Flat") else subject.common(documents, 1)
         hits = index.search(queries, 3)
         assert hits.rows.tolist() == [[-1, -1, -1]]
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_documents_without_a_weight_are_counted(name: str, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    skip_without(name)
+    subject, documents = Subject(name), Subject(name).documents(7)
+    subject.build(tmp_path / "whole", documents, IDS[:7])
+    assert not caplog.records
+    assert read_manifest(tmp_path / "whole").settings["empty"] == 0
+    documents.data[documents.indptr[4] : documents.indptr[6]] = 0
+    index = subject.build(tmp_path / "index", documents, IDS[:7])
+    assert "2 of 7 documents have no weight" in caplog.text
+    assert read_manifest(tmp_path / "index").settings["empty"] == 2
+    assert sorted(index.search(subject.common(documents, 1), 7).rows[0]) == [-1, -1, 0, 1, 2, 3, 6]
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_documents_that_are_all_without_a_weight_make_no_index(name: str, tmp_path: Any) -> None:
+    skip_without(name)
+    subject, nothing = Subject(name), csr_matrix((3, 5), dtype=np.float32)
+    with pytest.raises(DataError, match="none of the 3 documents has a weight"):
+        subject.build(tmp_path / "index", nothing, IDS[:3])
+    with pytest.raises(DataError, match="interrupted"):
+        open_index(tmp_path / "index")
 
 
 @pytest.mark.parametrize("name", ["torch", "faiss:Flat", "bm25s", "exact-bm25", "exact", "lucene-impact"])

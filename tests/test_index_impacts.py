@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,13 @@ from rtk.indexes.quantiser import Quantiser
 lucene = pytest.mark.skipif(not available("pyserini"), reason="the lucene extra is not installed")
 seismic = pytest.mark.skipif(not available("seismic"), reason="the seismic extra is not installed")
 
+FOLDER = Path(__file__).parent / "goldens" / "sparse"
+IMPACTS = json.loads((FOLDER / "impact_search.json").read_text(encoding="utf-8"))  # pyserini 1.6.0
+WHOLE = json.loads((FOLDER / "quantisation.json").read_text(encoding="utf-8"))
+NAVER, NOTHING = WHOLE["naver_EncodeAnserini"], {"[unused993]": 1}  # what naver writes for an empty vector
 TERMS = ("cat", "dog", "all", "##s", "fox", "big", "zebra")
-DOCUMENTS = [
-    {"cat": 120, "dog": 30, "all": 10},
-    {"cat": 50, "##s": 200, "all": 20},
-    {"dog": 30, "fox": 7, "all": 5},
-    {"dog": 30, "all": 1},
-    {"big": 70000, "all": 3},
-]
+DOCUMENTS = [line["vector"] for line in IMPACTS["inputs"]["documents (JsonVectorCollection lines)"]]
+ASKED = IMPACTS["inputs"]["query encoder output"]
 
 
 def weights(*vectors: dict[str, float]) -> csr_matrix:
@@ -42,29 +43,71 @@ def weights(*vectors: dict[str, float]) -> csr_matrix:
     return csr_matrix(dense)
 
 
+def hits_of(index: Any, queries: list[dict[str, float]], **options: Any) -> list[dict[str, float]]:
+    """Document id → score of each query, best first."""
+    hits = index.search(weights(*queries), 10, options=options)
+    return [
+        {index.ids[int(row)]: float(score) for row, score in zip(rows, scores, strict=True) if row >= 0}
+        for rows, scores in zip(hits.rows, hits.scores, strict=True)
+    ]
+
+
 def build(out: Path, documents: csr_matrix, backend: str, ids: Any = None, **settings: Any) -> Any:
     names = Ids(ids or [f"d{row}" for row in range(documents.shape[0])])
     plan = BuildPlan(parse_backend(backend), shard_size=200, settings=settings)
     return build_sparse(out, names, lambda start, stop: documents[start:stop], plan=plan)
 
 
-def test_the_quantiser_rounds_halves_to_even_and_drops_zeros() -> None:
-    """goldens/sparse/quantisation.json at factor 2, and at 100 but for 0.015 and 0.025: naver multiplies in float32,
-    where those products are halves; in float64 the float32 weights are just under and over them."""
-    given = [[0, 0.004, 0.005, 0.015, 0.025, 1.234, 2.5, 0.0051], [0] * 8, [0, 0, 0.0049, 0, 0, 0, 0, 0],
-             [3.456, 0, 0.125, 0.995, 0, 0.01, 0, 0]]  # fmt: skip
-    vectors = csr_matrix(np.float32(given))
-    hundred, clipped = Quantiser(100)(vectors)
-    rows = [dict(zip(hundred[row].indices.tolist(), hundred[row].data.tolist(), strict=True)) for row in range(4)]
-    exact = [round(100 * float(np.float32(value))) for value in (0.015, 0.025)]  # of the float32 weights, in float64
-    assert rows[0] == {3: exact[0], 4: exact[1], 5: 123, 6: 250, 7: 1}
-    assert exact != [2, 2], "in float32 both were halves, and even"
-    assert rows[1:] == [{}, {}, {0: 346, 2: 12, 3: 100, 5: 1}]
+def whole_weights(factor: float, side: str = "document_weights_4x8") -> list[dict[str, int]]:
+    """Token → whole weight of each vector of goldens/sparse/quantisation.json."""
+    whole, clipped = Quantiser(factor)(csr_matrix(np.float32(WHOLE["inputs"][side])))
     assert clipped == 0
-    two, _ = Quantiser(2)(vectors)
-    assert two.toarray().tolist() == [[0, 0, 0, 0, 0, 2, 5, 0], [0] * 8, [0] * 8, [7, 0, 0, 2, 0, 0, 0, 0]]
+    rows = [whole[row] for row in range(whole.shape[0])]
+    return [
+        {f"tok{term}": weight for term, weight in zip(row.indices.tolist(), row.data.tolist(), strict=True)}
+        for row in rows
+    ]
+
+
+def without_zeros(weights: dict[str, int]) -> dict[str, int]:
+    return {term: weight for term, weight in weights.items() if weight}
+
+
+def test_whole_weights_are_naver_s_but_for_products_that_float32_makes_halves() -> None:
+    """naver multiplies in float32, where 0.015 and 0.025 times 100 are halves, which go to the even number. In float64
+    those float32 weights are just under and over them. An empty vector stays empty: naver writes a word for it."""
+    for factor in (2, 100):
+        lines = NAVER[f"documents, quantization_factor={factor}"]
+        expected = [{} if line["vector"] == NOTHING else dict(line["vector"]) for line in lines]
+        if factor == 100:
+            assert (expected[0]["tok3"], expected[0]["tok4"]) == (2, 2)
+            expected[0] |= {"tok3": 1, "tok4": 3}
+        assert whole_weights(factor) == expected
+
+
+def test_whole_weights_of_queries_are_as_often_as_naver_repeats_a_token() -> None:
+    lines = NAVER["queries (token repeated weight times), quantization_factor=100"]
+    repeated = [Counter(line.split("\t")[1].split()) for line in lines]
+    assert repeated[1] == NOTHING
+    assert whole_weights(100, "query_weights_2x8") == [repeated[0], {}]
+
+
+def test_whole_weights_are_tevatron_s_and_pyserini_s_without_their_zeros() -> None:
+    assert whole_weights(100) == WHOLE["tevatron_to_token_dict"]["int, quant=100"]
+    pyserini = WHOLE["pyserini_SpladeEncoder"]
+    assert whole_weights(256 / 5) == [without_zeros(row) for row in pyserini["float32 weights"]]
+    ties = next(value for name, value in pyserini.items() if name.startswith("exact ties"))
     halves, _ = Quantiser(51.2)(csr_matrix(np.float32([[0.009765625, 0.029296875, 0.048828125]])))
-    assert halves.toarray().tolist() == [[0, 2, 2]]
+    assert halves.toarray().tolist() == [list(ties[0].values())]
+
+
+def test_whole_weights_are_not_truncated_as_bmp_s_are() -> None:
+    """int(100 · w) is 99 for a weight of 0.995, and nothing for one of 0.0051."""
+    ours, theirs = whole_weights(100), [row for _, row in WHOLE["bmp_BmpIndexer"]["documents"]]
+    for row, truncated in zip(ours, theirs, strict=True):
+        assert all(row.get(term, 0) - weight in (0, 1) for term, weight in truncated.items())
+    assert (ours[3]["tok3"], theirs[3]["tok3"]) == (100, 99)
+    assert (ours[0]["tok7"], theirs[0]["tok7"]) == (1, 0)
 
 
 def test_the_quantiser_counts_what_it_cuts() -> None:
@@ -86,24 +129,28 @@ def test_the_quantiser_refuses_what_64_bits_do_not_hold() -> None:
 @lucene
 @pytest.mark.lucene
 def test_impacts_score_as_pyserini_without_a_least_idf(tmp_path: Path) -> None:
-    """goldens/sparse/impact_search.json, pyserini 1.6.0, min_idf -1; an empty document beside them."""
-    documents = weights(*DOCUMENTS, {})
+    """And beside that they do what it does not: query weights are not truncated, and no term is dropped for its idf."""
+    documents = weights(*DOCUMENTS, {})  # an empty document beside them
     index = build(tmp_path / "index", documents, "lucene", [*"abcde", "none"], factor=1, query_factor=1)
-    cases = [
-        ({"cat": 3, "dog": 2}, {"a": 420, "b": 150, "c": 60, "d": 60}),
-        ({"all": 5}, {"b": 100, "a": 50, "c": 25, "e": 15, "d": 5}),
-        ({"all": 5, "dog": 1}, {"b": 100, "a": 80, "c": 55, "d": 35, "e": 15}),
-        ({"zebra": 3, "fox": 1}, {"c": 7}),
-        ({"##s": 1}, {"b": 200}),
-        ({"dog": 1}, {"a": 30, "c": 30, "d": 30}),
-        ({"big": 300}, {"e": 21000000}),
-        ({}, {}),
-    ]
-    hits = index.search(weights(*(query for query, _ in cases)), 10)
-    for number, (_, expected) in enumerate(cases):
-        rows = hits.rows[number][hits.rows[number] >= 0]
-        assert dict(zip(index.ids.take(rows), hits.scores[number].tolist(), strict=False)) == expected
-        assert index.ids.take(rows) == list(expected)
+    whole = [name for name in ASKED if name not in ("float", "below_one")]
+    found = hits_of(index, [ASKED[name] for name in whole])
+    for name, hits in zip(whole, found, strict=True):
+        listed = dict(IMPACTS["results"][f"min_idf=-1 {name}"])
+        assert list(hits) == list(listed)
+        assert hits == {
+            docid: round(score) for docid, score in listed.items()
+        }  # 29.9999981 is a tie with 30, told apart
+    dropped = dict(IMPACTS["results"]["min_idf=0 everywhere"])
+    assert dropped == {}, "its default leaves out a term that every document has"
+    for name in ("float", "below_one"):
+        (hits,) = hits_of(index, [ASKED[name]], query_factor=100)
+        truncated = dict(IMPACTS["results"][f"min_idf=-1 {name}"])
+        products = [sum(vector.get(term, 0) * weight for term, weight in ASKED[name].items()) for vector in DOCUMENTS]
+        assert hits == pytest.approx(
+            {docid: product for docid, product in zip("abcde", products, strict=True) if product}
+        )
+        assert all(hits[docid] > truncated[docid] for docid in "ab"), "3.9 was 3 there, and 0.9 nothing"
+    assert hits_of(index, [{}]) == [{}]
     assert read_manifest(tmp_path / "index").settings["empty"] == 1
 
 
@@ -131,10 +178,15 @@ def test_impacts_are_close_to_products_and_pyserini_opens_them(tmp_path: Path) -
 
 @lucene
 @pytest.mark.lucene
-def test_cut_weights_and_factors_are_recorded(tmp_path: Path) -> None:
-    build(tmp_path / "index", weights({"cat": 20000, "dog": 1}), "lucene")
+def test_cut_weights_and_factors_are_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rounded_away = {"cat": 0.004}
+    build(tmp_path / "index", weights({"cat": 20000, "dog": 1}, rounded_away, {}), "lucene")
     settings = read_manifest(tmp_path / "index").settings
     assert (settings["factor"], settings["query_factor"], settings["clipped"]) == (100.0, 100.0, 1)
+    assert settings["empty"] == 2
+    assert "2 of 3 documents have no weight" in caplog.text
+    with pytest.raises(DataError, match="larger factor"):
+        build(tmp_path / "none", weights(rounded_away), "lucene")
 
 
 @lucene
@@ -165,6 +217,32 @@ def test_seismic_finds_most_of_what_the_exact_index_finds(vocabulary: int, tmp_p
     expected = np.take_along_axis(products, np.maximum(hits.rows, 0), 1)
     np.testing.assert_allclose(hits.scores[found], expected[found], rtol=2e-3)
     assert capfd.readouterr().out == ""
+
+
+def about_topics(count: int, active: int, seed: int) -> csr_matrix:
+    """Vectors of 40 topics over 1,000 terms: a topic's terms are each other's company, and others' too, less often."""
+    topics = np.random.default_rng(99).gamma(0.1, 1, (40, 1000))
+    generator = np.random.default_rng(seed)
+    mixed = topics[generator.integers(40, size=count)] * generator.gamma(1, 1, (count, 1000))
+    mixed += generator.gamma(0.3, 1, (count, 1000))
+    least = np.partition(mixed, -active, axis=1)[:, -active, None]
+    return csr_matrix(np.log1p(5 * np.where(mixed >= least, mixed, 0)).astype(np.float32))
+
+
+@seismic
+def test_seismic_finds_what_the_exact_index_finds_at_its_defaults(tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="the sparse extra is not installed")
+    documents, queries = about_topics(3000, 60, seed=0), about_topics(50, 30, seed=1)
+    exact, index = (build(tmp_path / backend, documents, backend) for backend in ("exact", "seismic"))
+    best = exact.search(queries, 10).rows
+
+    def recall(**options: Any) -> float:
+        found = index.search(queries, 10, options=options).rows
+        return float(np.mean([len({*ours} & {*true}) / 10 for ours, true in zip(found, best, strict=True)]))
+
+    assert recall() > 0.97
+    assert recall(query_cut=3) < recall()
+    assert recall(query_cut=1000, heap_factor=0) > 0.99  # nothing is skipped; weights are rounded
 
 
 @seismic

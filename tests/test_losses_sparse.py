@@ -99,11 +99,11 @@ def test_groups_and_thresholds_are_opensearch_s(name: str, key: str):
         close(value.detach(), REGULARISERS["opensearch"][name][key])
 
 
-@pytest.mark.parametrize("key", sorted(REGULARISERS["sentence_transformers"]["dense_rows_4x8"]))
-def test_thresholds_are_sentence_transformers(key: str):
-    threshold = None if key.endswith("None") else int(key[-1])
-    value = flops(rows("dense_rows_4x8"), threshold=threshold)
-    close(value, REGULARISERS["sentence_transformers"]["dense_rows_4x8"][key])
+@pytest.mark.parametrize("name", ["dense_rows_4x8", "six_rows_6x4"])
+def test_thresholds_are_sentence_transformers(name: str):
+    for key, expected in REGULARISERS["sentence_transformers"][name].items():
+        threshold = None if key.endswith("None") else int(key[-1])
+        close(flops(rows(name), threshold=threshold), expected)
 
 
 def test_term_weights_multiply_squares_and_sums():

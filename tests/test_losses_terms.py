@@ -59,6 +59,12 @@ TERMS: list[tuple[str, dict[str, Any]]] = [
     ("ranknet", {}),
     ("pairwise-softmax", {}),
     ("lambda", {}),
+    ("flops", {"weight": 0.3, "schedule": "constant"}),
+    ("flops", {"weight": 0.3, "schedule": "constant", "side": "both", "grouping": "by-side"}),
+    ("flops", {"weight": 0.3, "schedule": "constant", "side": "query"}),
+    ("flops", {"weight": 0.3, "schedule": "constant", "grouping": "by-rank"}),
+    ("l1", {"weight": 0.3, "schedule": "constant", "side": "both"}),
+    ("anti-collapse", {}),
 ]
 QUERIES, NEGATIVES, DIM = 4, 2, 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from scipy.sparse import random as random_sparse
 from rtk.errors import ConfigError, IndexMismatch
 from rtk.eval import agreement, open_collection, read_run
 from rtk.eval.run import Run
+from rtk.extras import available
 from rtk.indexes import activity, flops_metric, read_manifest
 from rtk.retrieval import Retriever, build_index
 from rtk.retrieval.encoders.adapters import as_encoder
@@ -62,6 +64,58 @@ def test_the_queries_of_another_encoder_are_refused(folder: Path, tiny_sparse: A
         Retriever(as_encoder(tiny_sparse, document_length=7), index)
 
 
+def with_bias(model: Path, out: Path, change: Callable[[Any], Any]) -> Path:
+    """A copy of a saved masked-LM encoder with another bias of its head."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, out)
+    weights = load_file(out / "model.safetensors")
+    weights["cls.predictions.bias"] = change(weights["cls.predictions.bias"])
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def with_words_swapped(model: Path, out: Path) -> Path:
+    """A copy of a saved encoder whose tokenizer has two words' numbers the other way round."""
+    shutil.copytree(model, out)
+    written = (out / "tokenizer.json").read_text(encoding="utf-8")
+    rules = json.loads(written)
+    words = rules["model"]["vocab"]
+    words["file"], words["list"] = words["list"], words["file"]
+    (out / "tokenizer.json").write_text(json.dumps(rules), encoding="utf-8")
+    return out
+
+
+@pytest.mark.parametrize("other", ["weights", "tokenizer"])
+def test_the_command_line_refuses_the_queries_of_another_model(
+    other: str, folder: Path, tiny_models: Path, tmp_path: Path, rtk: Callable[[str], tuple[int, str, str]]
+) -> None:
+    ours, index = tiny_models / "sparse", tmp_path / "index"
+    if other == "weights":
+        theirs = with_bias(ours, tmp_path / "theirs", lambda bias: bias + 1e-3)
+    else:
+        theirs = with_words_swapped(ours, tmp_path / "theirs")
+    assert rtk(f"index {folder} --retriever {ours} --out {index} --quiet")[0] == 0
+    search = f"search {index} -c {folder} --out {tmp_path / 'run.trec'} --quiet"
+    code, _, said = rtk(f"{search} --model {theirs}")
+    assert code == 4, said
+    assert f"'{ours}'" in said
+    assert f"'{theirs}'" in said
+    assert "fingerprint" in said.partition("declares another document side")[2]
+    assert not (tmp_path / "run.trec").exists()
+    shutil.copytree(ours, tmp_path / "copy")  # the same model under another name
+    assert rtk(f"{search} --model {tmp_path / 'copy'}")[0] == 0
+
+
+def test_a_model_without_active_terms_makes_no_index(
+    folder: Path, tiny_models: Path, tmp_path: Path, rtk: Callable[[str], tuple[int, str, str]]
+) -> None:
+    dead = with_bias(tiny_models / "sparse", tmp_path / "dead", lambda bias: bias - 1e4)
+    code, _, said = rtk(f"index {folder} --retriever {dead} --out {tmp_path / 'index'} --quiet")
+    assert code == 4, said
+    assert "none of the 40 documents has a weight" in said
+
+
 def test_parts_make_the_same_index(folder: Path, tiny_sparse: Any, tmp_path: Path) -> None:
     encoder = as_encoder(tiny_sparse)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -90,6 +144,27 @@ def test_the_command_line_reports_sparsity_and_agreement(
     assert code == 2
     assert "leave --measures, --report out" in said
     assert "FLOPS metric" in rtk(f"search {index} -c {folder} --out {tmp_path / 'again.trec'}")[1]
+
+
+@pytest.mark.skipif(not available("seismic"), reason="the seismic extra is not installed")
+def test_settings_that_an_engine_cannot_take_are_the_user_s_error(
+    folder: Path, tiny_models: Path, tmp_path: Path, rtk: Callable[[str], tuple[int, str, str]]
+) -> None:
+    make = f"index {folder} --retriever {tiny_models / 'sparse'} --backend seismic --out {tmp_path / 'index'} --quiet"
+    code, _, said = rtk(f"{make} --set n_postings=abc")
+    assert code == 2, said
+    assert "n_postings is 'abc', expected a whole number" in said
+    assert not (tmp_path / "index").exists()  # the right setting is not another plan than that of a begun build
+    assert rtk(f"{make} --set n_postings=1e3")[0] == 0
+    find = f"search {tmp_path / 'index'} -q file"
+    assert rtk(f"{find} --set query_cut=5")[0] == 0
+    for setting, expected in (
+        ("query_cut=0", "query_cut is 0, expected"),
+        ("threads=1", "known: query_cut, heap_factor"),
+    ):
+        code, _, said = rtk(f"{find} --set {setting}")
+        assert code == 2, said
+        assert expected in said
 
 
 def test_agreement_counts_missing_queries_as_zero() -> None:
