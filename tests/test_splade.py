@@ -188,6 +188,17 @@ def test_pruning_keeps_exactly_so_many_of_equal_weights_and_never_adds_any():
     assert torch.equal(prune(weights, top=9), weights)
 
 
+def test_sentence_transformers_prunes_to_the_same_weights():
+    from sentence_transformers.util import select_max_active_dims
+
+    from rtk.retrieval.encoders.top_terms import prune
+
+    weights = torch.tensor([[1.0, 2, 2, 2, 0, 2], [5, 1, 4, 0, 2, 3]])  # which of equal weights it keeps is its own
+    found, theirs = prune(weights, top=2), select_max_active_dims(weights.clone(), 2).to_dense()
+    assert torch.equal(found.sort(dim=1).values, theirs.sort(dim=1).values)
+    assert torch.equal(found[1], theirs[1])
+
+
 class _Pieces:
     """Says which pieces are special, as the golden's vocabulary has them."""
 

@@ -195,7 +195,8 @@ def _pool_in_chunks(model: SparseEncoder, chunk: int) -> None:
 
 def stock_modules(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
     """The model as plain sentence-transformers loads it, where that can say as much: one number of terms for both
-    sides is its own `max_active_dims`."""
+    sides is its own `max_active_dims`. That keeps the same weights; of equal ones across the cut it may take another
+    term than `prune` does, which in float32 hardly happens and is the price of a model that needs no loader of ours."""
     name, last = list(model.named_children())[-1]
     if isinstance(last, TopTerms) and last.top is not None and last.ratio is None:
         delattr(model, name)
