@@ -413,6 +413,36 @@ def test_a_saved_encoder_with_missing_weights_is_refused(query: str, config: dic
         shaped({**config, "model": str(folder), "sparse": {}})
 
 
+@pytest.mark.parametrize("query", ["model", "bag"])
+def test_encoders_of_earlier_versions_are_checked_too(
+    query: str, config: dict[str, Any], tmp_path: Path, as_saved_before_5_4: Any
+):
+    from safetensors.torch import load_file, save_file
+
+    from rtk.retrieval.training.sparse_models import has_masked_lm
+
+    config["loss"] = [config["loss"][0], config["loss"][2]]
+    folder = as_saved_before_5_4(shaped({**config, "sparse": {"query": query}, "output": str(tmp_path / "saved")}))
+    assert has_masked_lm(str(folder))
+    again = shaped({**config, "model": str(folder), "sparse": {}})
+    assert torch.equal(encoded(loaded(again), "document", TEXTS), encoded(loaded(folder), "document", TEXTS))
+    file = next(folder.rglob("model.safetensors"))
+    kept = {name: value for name, value in load_file(file).items() if "transform.dense" not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights of it: cls\.predictions\.transform"):
+        shaped({**config, "model": str(folder), "sparse": {}})
+
+
+@pytest.mark.parametrize("sparse", [{"query": "bag"}, {"expansion": "none"}, {"top_document": 3}])
+def test_a_model_with_two_sides_of_its_own_gets_no_others(
+    sparse: dict[str, Any], config: dict[str, Any], tmp_path: Path
+):
+    config["loss"] = [config["loss"][0], config["loss"][2]]
+    folder = shaped({**config, "sparse": {"expansion": "document"}, "output": str(tmp_path / "router")})
+    with pytest.raises(ConfigError, match="a query side and a document side of its own"):
+        shaped({**config, "model": str(folder), "sparse": sparse})
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
