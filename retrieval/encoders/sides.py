@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
 
 from ...errors import ConfigError
 
-__all__ = ["PROMPT_NAMES", "Side", "Task", "prompt_of", "side", "side_modules", "transformer_of"]
+__all__ = ["PROMPT_NAMES", "Side", "Task", "keep_length", "prompt_of", "side", "side_modules", "transformer_of"]
 
 Task = Literal["query", "document"]
 
@@ -63,6 +64,19 @@ def side(model: Any, task: Task, *, length: int | None = None, prompts: Mapping[
         length=length if length is not None else _own_length(model, transformer, task),
         own_length=length is not None,
     )
+
+
+def keep_length(model: Any, task: Task, length: int) -> None:
+    """Let the model itself cut the texts of a side at `length` tokens, or where its positions end; it is saved so.
+
+    Plain sentence-transformers reads it too, in `encode_query` and `encode_document`. A side that has no place for it,
+    such as static dense embeddings, stays as it is.
+    """
+    first = next(iter(side_modules(model, task)), None)
+    if isinstance(first, Transformer):
+        setattr(first, f"{task}_length", min(length, _positions(first) or length))
+    elif isinstance(first, SparseStaticEmbedding):
+        cast(Any, first.tokenizer).model_max_length = length  # of its own, no other side's
 
 
 def side_modules(model: Any, task: Task) -> list[nn.Module]:
@@ -122,8 +136,8 @@ def _check_length(transformer: Transformer | None, task: Task, length: int) -> N
         raise ConfigError(f"{task}_length is {length}, expected at least 1 token")
     if transformer is None:
         raise ConfigError(f"{task}_length is {length}, but the model's {task} side has no transformer to cut texts for")
-    positions = getattr(transformer.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and 0 < positions < length:
+    positions = _positions(transformer)
+    if positions is not None and positions < length:
         raise ConfigError(f"{task}_length is {length}, but the model has positions for {positions} tokens only")
     expansion = transformer.query_expansion if task == "query" else None
     width = None if expansion is None else expansion.get("length")
@@ -131,3 +145,9 @@ def _check_length(transformer: Transformer | None, task: Task, length: int) -> N
         raise ConfigError(
             f"query_length is {length}, but the model expands every query to {width} tokens; leave query_length out"
         )
+
+
+def _positions(transformer: Transformer) -> int | None:
+    """How many tokens it has positions for, where it says so."""
+    positions = getattr(transformer.config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None

@@ -41,7 +41,7 @@ _REMEDY = (
 
 
 def load_sparse_encoder(path: str, config: TrainConfig) -> SparseEncoder:
-    """The model at `path` as a SPLADE encoder, as `config.sparse` and `config.lengths` want it.
+    """The model at `path` as a SPLADE encoder, as `config.sparse` wants it.
 
     Raises:
         ConfigError: it does not load, has no masked-LM head or not all weights of it, or cannot be what the block asks
@@ -57,7 +57,7 @@ def load_sparse_encoder(path: str, config: TrainConfig) -> SparseEncoder:
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a SparseEncoder: {error}") from error
     _check_modules(model, config.model)
-    model = shape_encoder(model, config.sparse_block, query_length=config.lengths.query)
+    model = shape_encoder(model, config.sparse_block)
     model.similarity_fn_name = "dot"
     return model
 
@@ -153,10 +153,10 @@ def _check_modules(model: SparseEncoder, name: str) -> None:
         raise ConfigError(f"model: the document side of {name!r} is {' + '.join(kinds)}, without SpladePooling")
 
 
-def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | None = None) -> SparseEncoder:
+def shape_encoder(model: SparseEncoder, block: Sparse) -> SparseEncoder:
     """The encoder with the pooling, the query side, the expansion and the pruning that the block asks for.
 
-    Its transformer is the same object on both sides. A bag of word pieces is cut to `query_length` by its tokenizer.
+    Its transformer is the same object on both sides.
 
     Raises:
         ConfigError: the model has two sides of its own and shall get others.
@@ -179,7 +179,7 @@ def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | No
             "sparse: the model has a query side and a document side of its own; leave query, expansion, top_… and "
             "ratio_… out"
         )
-    query = [query_module(model.tokenizer, _ones(model), length=query_length)] if bag else [*base, *query]
+    query = [query_module(model.tokenizer, _ones(model))] if bag else [*base, *query]
     document = [*base, *document]
     alike = block.top_query == block.top_document and block.ratio_query == block.ratio_document
     if not bag and alike and query_lexical == document_lexical:
