@@ -22,6 +22,7 @@ from ...errors import ConfigError
 from ...files import read_json
 from .echo_template import DEFAULT_TEMPLATES, EchoTemplate
 from .pooled_head import largest_logits
+from .sides import Task
 
 __all__ = ["ECHO_MODULE", "Activation", "EchoTransformer", "is_echo", "make_echo"]
 
@@ -99,6 +100,10 @@ class EchoTransformer(Transformer):
     def pooling_strategy(self) -> str:
         """How positions become a vector, as other sparse encoders call it."""
         return "max"
+
+    def copy_of(self, text: str, task: Task) -> list[int]:
+        """The tokens of a whole text as its second copy has them, which is what is pooled."""
+        return self._parsed[task].copy_of(text, self.tokenizer)
 
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, processing_kwargs: Any = None, **kwargs: Any
