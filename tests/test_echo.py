@@ -169,6 +169,17 @@ def test_weights_are_the_largest_logits_of_pooled_positions(echo):
         assert torch.allclose(echo[0](dict(features))["sentence_embedding"], expected, atol=1e-6)
 
 
+def test_weights_are_float32_under_autocast(echo):
+    features = echo.preprocess(TEXTS[:3], task="document")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = echo[0](dict(features))["sentence_embedding"]
+    assert found.dtype == torch.float32
+    weights = found[found > 0]
+    logits = weights.expm1()  # of the head, in bfloat16
+    assert torch.allclose(logits.bfloat16().float(), logits, rtol=1e-5, atol=1e-6)
+    assert (weights != weights.bfloat16().float()).float().mean() > 0.5
+
+
 def test_no_pooled_token_is_an_empty_vector(causal):
     bare = make_echo(str(causal), device="cpu", templates={"document": "{bos}Passage:{text}{echo}"})
     vectors = bare.encode_document(["one", ""], convert_to_sparse_tensor=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ WORDS = [
     "time",
 ]
 SIZE = len(WORDS) // 2
+MORE = (
+    "of and in to is for with on by as that are from read write sort merge protein study query document number string"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,29 +44,34 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTK_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def config(tmp_path: Path, tiny_models: Path) -> dict[str, Any]:
-    """Queries of a word; the document of each is another word, so that only training can match them."""
-    folder = tmp_path / "toy"
+def paired(folder: Path, words: list[str]) -> dict[str, Any]:
+    """Queries of a word; the document of each is another word, so that only training can match them. `data` of it."""
+    size = len(words) // 2
     (folder / "qrels").mkdir(parents=True)
-    documents = [{"_id": f"d{n}", "title": "", "text": f"{WORDS[SIZE + n]} the"} for n in range(SIZE)]
-    queries = [{"_id": f"q{n}", "text": WORDS[n]} for n in range(SIZE)]
+    documents = [{"_id": f"d{n}", "title": "", "text": f"{words[size + n]} the"} for n in range(size)]
+    queries = [{"_id": f"q{n}", "text": words[n]} for n in range(size)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in documents))
     (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in queries))
     for split in ("train", "dev"):
-        rows = "".join(f"q{n}\td{n}\t1\n" for n in range(SIZE))
+        rows = "".join(f"q{n}\td{n}\t1\n" for n in range(size))
         (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
     lists = [
-        (f"q{n}", [f"d{(n + step) % SIZE}" for step in range(SIZE)], -np.arange(SIZE, dtype=np.float32))
-        for n in range(SIZE)
+        (f"q{n}", [f"d{(n + step) % size}" for step in range(size)], -np.arange(size, dtype=np.float32))
+        for n in range(size)
     ]
-    write_run(Run.from_lists(lists), tmp_path / "all.run")
+    write_run(Run.from_lists(lists), folder / "all.run")
+    return {"collection": str(folder), "runs": {"negatives": str(folder / "all.run")}}
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_models: Path) -> dict[str, Any]:
+    data = paired(tmp_path / "toy", WORDS)
     trainer = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_steps": 6, "warmup_steps": 0}
     return {
         "method": "splade",
         "model": str(tiny_models / "bert-mlm"),
         "lengths": {"query": 16, "document": 16},
-        "data": {"collection": str(folder), "runs": {"negatives": str(tmp_path / "all.run")}},
+        "data": data,
         "loss": [
             {"name": "infonce"},
             {"name": "flops", "side": "query", "weight": 1e-2, "steps": 20},
@@ -70,7 +79,7 @@ def config(tmp_path: Path, tiny_models: Path) -> dict[str, Any]:
         ],
         "sparse": {"active": {"most": 1.0}},
         "trainer": {**trainer, "use_cpu": True, "lr_scheduler_type": "constant", "logging_steps": 10},
-        "evaluation": {"collection": str(folder), "split": "dev", "every": 3, "measure": "RR@10"},
+        "evaluation": {"collection": data["collection"], "split": "dev", "every": 3, "measure": "RR@10"},
         "output": str(tmp_path / "model"),
     }
 
@@ -96,8 +105,14 @@ def active(output: Path, side: str) -> list[float]:
     return [entry[f"active-{side}"] for entry in logged(output) if f"active-{side}" in entry]
 
 
-def test_training_learns_while_fewer_terms_stay_active(config: dict[str, Any]):
-    output = train(config, "trainer.max_steps=200", "evaluation.every=100")
+def test_training_learns_32_pairs_while_fewer_terms_stay_active(
+    config: dict[str, Any], tmp_path: Path, without_dropout: Any
+):
+    words = [*WORDS, *MORE.split(), *string.ascii_lowercase][: 2 * 32]
+    config |= {"model": str(without_dropout(config["model"])), "data": paired(tmp_path / "pairs", words)}
+    config["evaluation"]["collection"] = config["data"]["collection"]
+    steps = ["trainer.max_steps=200", "evaluation.every=100", "trainer.per_device_train_batch_size=32"]
+    output = train(config, *steps, "loss.1.weight=1e-3", "loss.2.weight=1e-3")
     values = [entry["RR@10"] for entry in record(output)["evaluations"]]
     assert values[0] < 0.6
     assert values[-1] == 1.0
@@ -109,10 +124,8 @@ def test_training_learns_while_fewer_terms_stay_active(config: dict[str, Any]):
     from sentence_transformers import SparseEncoder
 
     model = SparseEncoder(str(output), device="cpu")
-    scores = model.similarity(
-        model.encode_query(WORDS[:SIZE]), model.encode_document([f"{w} the" for w in WORDS[SIZE:]])
-    )
-    assert (scores.argmax(dim=1) == torch.arange(SIZE)).all()
+    scores = model.similarity(model.encode_query(words[:32]), model.encode_document([f"{w} the" for w in words[32:]]))
+    assert (scores.argmax(dim=1) == torch.arange(32)).all()
 
 
 # --- what a vector is made of ---
@@ -337,6 +350,21 @@ def test_a_head_in_chunks_gives_the_same_vectors_gradients_and_files(
         torch.testing.assert_close(gradients[name], value, rtol=1e-4, atol=1e-5)
     again = encoded(loaded(tmp_path / "3"), "document", TEXTS)
     torch.testing.assert_close(again, encoded(loaded(tmp_path / "None"), "document", TEXTS))
+
+
+def test_weights_from_a_head_in_chunks_are_float32_under_autocast(config: dict[str, Any]):
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.models import load_model
+
+    model = load_model(load_config({**config, "sparse": {"chunk": 3}}))
+    features = model.preprocess(TEXTS, task="document")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(features, task="document")["sentence_embedding"].detach()
+    assert found.dtype == torch.float32
+    weights = found[found > 0]
+    logits = weights.expm1()  # which the head gives in bfloat16: what comes after it loses nothing more
+    torch.testing.assert_close(logits.bfloat16().float(), logits, rtol=1e-5, atol=1e-6)
+    assert (weights != weights.bfloat16().float()).float().mean() > 0.5
 
 
 def test_adapters_leave_the_head_tied_and_are_merged_into_what_is_saved(config: dict[str, Any]):
