@@ -75,6 +75,8 @@ def test_a_search_finds_what_was_evaluated_in_training(
     block = {"collection": str(collection), "split": "test", "every": 1, "at_start": False}
     changes = {"evaluation": block, "trainer": {"per_device_train_batch_size": 2, "max_steps": 1, "use_cpu": True}}
     model = trained(kind, collection, tiny_models, **changes)
+    encoder = load_encoder(model, device="cpu")
+    assert (encoder.query.length, encoder.document.length) == (4 if transformed(kind) else 2, 5)
     backend = "torch" if kind == "dense" else "exact"
     code, _, err = rtk(f"index {collection} --retriever {model} --backend {backend} --out found --quiet")
     assert code == 0, err

@@ -121,7 +121,10 @@ def prompt_of(model: Any, task: Task, prompts: Mapping[str, str] | None = None) 
 
 
 def _own_length(model: Any, transformer: Transformer | None, task: Task) -> int | None:
-    if transformer is None:
+    first = next(iter(side_modules(model, task)), None)
+    if isinstance(first, SparseStaticEmbedding):
+        length = cast(Any, first.tokenizer).model_max_length
+    elif transformer is None:
         length = getattr(model, "max_seq_length", None)
     else:
         expansion = transformer.query_expansion if task == "query" else None
