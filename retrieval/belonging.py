@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IndexMismatch, RtkError
+from ..errors import ConfigError, IndexMismatch, RtkError
 from ..indexes.base import Index
 from ..indexes.manifest import Manifest, read_manifest
 from .encoders.base import EncoderIdentity, identity
@@ -93,7 +93,11 @@ def _named(encoder: Encoder) -> str:
 
 
 def load_declared_encoder(
-    manifest: Manifest, model: Encoder | str | Path | None, *, device: str | None = None
+    manifest: Manifest,
+    model: Encoder | str | Path | None,
+    *,
+    device: str | None = None,
+    query_length: int | None = None,
 ) -> Encoder | None:
     """The encoder to search an index with.
 
@@ -101,13 +105,18 @@ def load_declared_encoder(
         manifest: the index's.
         model: an encoder (returned as it is), or what `load_encoder` takes; None takes the manifest's own.
         device: where it runs.
+        query_length: tokens that queries are cut to; None is what the manifest says with its own encoder, and that of
+            the model.
 
     Raises:
+        ConfigError: a query length for texts (BM25), or for an encoder that is loaded already.
         IndexMismatch: the manifest names no encoder, or one that cannot be loaded here, and no model was given.
     """
     if model is not None and not isinstance(model, str | Path):
+        _refuse_length(query_length, "the encoder is loaded already")
         return model
     if manifest.kind == "bm25" and model is None:
+        _refuse_length(query_length, "BM25 has no encoder that cuts queries")
         return None
     recorded = manifest.encoder or {}
     spec = model if model is not None else recorded.get("name")
@@ -116,11 +125,19 @@ def load_declared_encoder(
     from .encoders.load import load_encoder
 
     length = dict(recorded.get("lengths") or {}).get("document")
+    asked = model is not None or query_length is not None
+    if not asked:
+        query_length = recorded.get("query_length")
     try:
-        return load_encoder(spec, device=device, document_length=length)
+        return load_encoder(spec, device=device, query_length=query_length, document_length=length)
     except RtkError as error:
-        if model is not None:
+        if asked:
             raise
         raise IndexMismatch(
             f"the index was made by {spec!r}, which cannot be loaded here ({error}). Give the model yourself"
         ) from error
+
+
+def _refuse_length(query_length: int | None, why: str) -> None:
+    if query_length is not None:
+        raise ConfigError(f"query_length is {query_length}, but {why}; leave it out")

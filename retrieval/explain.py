@@ -141,10 +141,10 @@ class _Vocabulary:
                 f"{getattr(encoder, 'name', type(encoder).__name__)} is no sparse encoder: the dimensions of its "
                 "vectors are no terms that could be shown"
             )
-        self._tokenizers = {task: _tokenizer(encoder, task) for task in ("query", "document")}
+        self._readers = {task: _reader(encoder, task) for task in ("query", "document")}
         if _is_latent(encoder):
             raise ConfigError(f"{encoder.name} is sparse over learned dimensions, which have no names")
-        self._pieces = pieces(self._tokenizers["document"])
+        self._pieces = pieces(self._readers["document"].tokenizer)
 
     def piece(self, number: int) -> str:
         """The exact piece; `#number` for an entry of the head that no piece has."""
@@ -152,18 +152,23 @@ class _Vocabulary:
 
     def of_text(self, text: str, task: Task) -> set[int]:
         """The pieces of the whole text, also where the encoder cuts it."""
-        found = self._tokenizers[task](text, add_special_tokens=False, truncation=False, verbose=False)
-        return set(found["input_ids"])
+        from .encoders.echo import EchoTransformer
+
+        reader = self._readers[task]
+        if isinstance(reader, EchoTransformer):
+            return set(reader.copy_of(text, task))
+        return set(reader.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
 
-def _tokenizer(encoder: Any, task: Any) -> Any:
+def _reader(encoder: Any, task: Any) -> Any:
+    """The module that cuts a side's texts into pieces."""
     from .encoders.inference_free import static_side
     from .encoders.sides import transformer_of
 
     reader = transformer_of(encoder.model, task) or static_side(encoder.model, task)
     if reader is None or reader.tokenizer is None:
         raise ConfigError(f"the {task} side of {encoder.name} has no tokenizer whose pieces could be shown")
-    return reader.tokenizer
+    return reader
 
 
 def _is_latent(encoder: Any) -> bool:

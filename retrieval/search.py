@@ -76,6 +76,7 @@ class Retriever(Composable):
         model: Encoder | str | Path | None = None,
         *,
         device: str | None = None,
+        query_length: int | None = None,
         options: Options | None = None,
         **settings: Any,
     ) -> Retriever:
@@ -85,6 +86,7 @@ class Retriever(Composable):
             path: the index.
             model: the encoder, or what `load_encoder` takes; None loads the one that the manifest names.
             device: where the encoder runs.
+            query_length: tokens that queries are cut to; None is what the index was built with, or the model's own.
             options: the engine's search-time settings.
             settings: how to open the index, by its engine (`mmap`, `threads`, …).
         """
@@ -93,7 +95,7 @@ class Retriever(Composable):
 
         index = open_index(path, **settings)
         manifest = read_manifest(path)
-        encoder = load_declared_encoder(manifest, model, device=device)
+        encoder = load_declared_encoder(manifest, model, device=device, query_length=query_length)
         return cls(encoder, index, options or {}, manifest, Path(path).name)
 
     @cached_property

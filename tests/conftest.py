@@ -129,6 +129,32 @@ def tiny_cross_encoder(tiny_models: Path) -> Any:
     return CrossEncoder(str(tiny_models / "cross_encoder"), device="cpu")
 
 
+@pytest.fixture(scope="session")
+def as_saved_before_5_4() -> Callable[[Path], Path]:
+    """`as_saved_before_5_4(folder)`: a saved SPLADE encoder as sentence-transformers 5.3 wrote it, in place: the masked
+    language model is a class of its own, and nothing says its task."""
+    classes = {"Transformer": "MLMTransformer", "SpladePooling": "SpladePooling"}
+
+    def old(kind: str) -> str:
+        name = classes.get(kind.rpartition(".")[2])
+        return kind if name is None else f"sentence_transformers.sparse_encoder.models.{name}"
+
+    def write(folder: Path) -> Path:
+        modules = json.loads((folder / "modules.json").read_text())
+        (folder / "modules.json").write_text(
+            json.dumps([{**module, "type": old(module["type"])} for module in modules])
+        )
+        for file in folder.rglob("router_config.json"):
+            router = json.loads(file.read_text())
+            router["types"] = {name: old(kind) for name, kind in router["types"].items()}
+            file.write_text(json.dumps(router))
+        for file in folder.rglob("sentence_bert_config.json"):
+            file.write_text(json.dumps({"max_seq_length": 128, "do_lower_case": False}))
+        return folder
+
+    return write
+
+
 # --- tiny language models: a byte-level tokenizer with a chat template, random decoders ---
 
 _CHAT_TEMPLATE = (

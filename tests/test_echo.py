@@ -34,31 +34,31 @@ def word_tokenizer(vocabulary):
     )
 
 
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def saved(family, tokenizer, folder, **settings):
+    """A folder with a random model of transformers' `family`."""
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **SIZES, **settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory):
     """A folder with a two-layer random Llama over words."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     words = ["Query", "Passage", "Same", "query", "passage", ":", *" ".join(TEXTS).split(), "file"]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["<unk>", "<s>", "</s>", *words]))}
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    folder = tmp_path_factory.mktemp("causal")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    word_tokenizer(vocabulary).save_pretrained(folder)
-    return folder
+    tokenizer = word_tokenizer(vocabulary)
+    return Path(saved("Llama", tokenizer, tmp_path_factory.mktemp("causal"), bos_token_id=1, eos_token_id=2))
 
 
 @pytest.fixture
@@ -167,6 +167,17 @@ def test_weights_are_the_largest_logits_of_pooled_positions(echo):
         logits = echo[0].model(input_ids=features["input_ids"], attention_mask=features["attention_mask"]).logits
         expected = (logits * features["pool_mask"][..., None]).relu().amax(dim=1).log1p()
         assert torch.allclose(echo[0](dict(features))["sentence_embedding"], expected, atol=1e-6)
+
+
+def test_weights_are_float32_under_autocast(echo):
+    features = echo.preprocess(TEXTS[:3], task="document")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = echo[0](dict(features))["sentence_embedding"]
+    assert found.dtype == torch.float32
+    weights = found[found > 0]
+    logits = weights.expm1()  # of the head, in bfloat16
+    assert torch.allclose(logits.bfloat16().float(), logits, rtol=1e-5, atol=1e-6)
+    assert (weights != weights.bfloat16().float()).float().mean() > 0.5
 
 
 def test_no_pooled_token_is_an_empty_vector(causal):
@@ -349,6 +360,32 @@ def test_merged_adapters_give_the_same_vectors(causal):
     assert not torch.allclose(adapted, plain, atol=1e-2)
     merge_lora(echo)
     assert torch.allclose(echo.encode_document(TEXTS[:3], convert_to_sparse_tensor=False), adapted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("Granite", {"logits_scaling": 8.0}),
+        ("Cohere", {"logit_scale": 0.25}),
+        ("Gemma2", {"head_dim": 8, "final_logit_softcapping": 3.0}),
+    ],
+)
+def test_logits_are_scaled_and_capped_as_the_model_does_it(family, settings, echo, tmp_path):
+    made = make_echo(saved(family, echo.tokenizer, tmp_path / "model", **settings), device="cpu").eval()
+    made.save_pretrained(str(tmp_path / "echo"), create_model_card=False)
+    features = made.preprocess(TEXTS[:3], task="document")
+    with torch.no_grad():
+        logits = made[0].model(input_ids=features["input_ids"], attention_mask=features["attention_mask"]).logits
+        expected = logits.masked_fill(~features["pool_mask"].bool()[..., None], -1e9).amax(dim=1).relu().log1p()
+        assert torch.allclose(made[0](dict(features))["sentence_embedding"], expected, atol=1e-6)
+    again = load_encoder(tmp_path / "echo", device="cpu").encode_document(TEXTS[:3]).toarray()
+    assert np.allclose(again, expected.numpy(), atol=1e-6)
+
+
+def test_logits_scaled_in_another_way_by_the_same_name_are_refused(echo, tmp_path):
+    folder = saved("HyperCLOVAX", echo.tokenizer, tmp_path / "model", logits_scaling=8.0)  # which multiplies
+    with pytest.raises(ConfigError, match="more than its head"):
+        make_echo(folder, device="cpu")
 
 
 def test_a_model_whose_logits_are_more_than_its_head_is_refused(causal, monkeypatch):

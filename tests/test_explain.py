@@ -77,6 +77,22 @@ def test_pieces_are_exact(encoder):
     assert pieces <= {"x", "##y", "##z"}
 
 
+def test_the_words_of_an_echo_encoder_are_those_that_it_pools(tiny_llama):
+    from rtk.retrieval.encoders.echo import make_echo
+
+    templates = dict.fromkeys(("query", "document"), "Query: {text} Query: {echo}")
+    echo = make_echo(str(tiny_llama), device="cpu", templates=templates)
+    features = echo.preprocess(["vitamin cancer"], task="document")
+    pooled = echo.tokenizer.convert_ids_to_tokens(features["input_ids"][0][features["pool_mask"][0].bool()])
+    assert pooled[0] == "Ġvitamin"  # and not what the tokenizer makes of a text that begins with it
+    found = {term.piece: term.in_text for term in expand(as_encoder(echo), "vitamin cancer", k=None)}
+    assert {piece for piece, own in found.items() if own} == found.keys() & set(pooled)
+    assert found.keys() & set(pooled)
+    match = explain(as_encoder(echo), "vitamin cancer", "the vitamin")
+    marks = {term.piece: (term.in_query, term.in_document) for term in match.terms}
+    assert marks["Ġvitamin"] == (True, True)
+
+
 def test_dense_models_have_no_terms(tiny_dense):
     with pytest.raises(ConfigError, match="no sparse encoder"):
         explain(as_encoder(tiny_dense), QUERY, DOCUMENT)

@@ -166,6 +166,15 @@ def test_schedules_are_the_library_s(key: str):
         assert found == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_fraction_is_a_share_of_the_run_and_a_whole_number_is_steps():
+    given = [0.5, 0.999, 1.0, 1, 0, 300]
+    found = [LOSSES["flops"].options(name="flops", weight=1, steps=steps).resolved_steps(1000) for steps in given]
+    assert found == [500, 999, 1000, 1, 0, 300]
+    for wrong in (-1, -0.5, 1.5, 300.0):
+        with pytest.raises(ValueError, match="steps"):
+            LOSSES["flops"].options(name="flops", weight=1, steps=wrong)
+
+
 @pytest.mark.parametrize(
     "convention", ["naver-iteration", "naver-hf", "opensearch", "tevatron", "sentence-transformers"]
 )

@@ -195,11 +195,28 @@ def test_infonce_without_additions_is_the_plain_function():
     assert value.item() == pytest.approx(info_nce(scores, batch.own[:, 0], batch.side["allowed"]).item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["infonce", "star", "margin-mse", "lambda"])
-def test_half_precision_vectors_under_autocast_lose_nothing_more(name: str):
+PENALTY = {"weight": 1.0, "side": "both", "schedule": "constant"}
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("infonce", {}),
+        ("star", {}),
+        ("margin-mse", {"teacher": "t"}),
+        ("margin-mse", {"teacher": "t", "pairs": "all"}),
+        ("kl", {"teacher": "t"}),
+        ("ensemble-kl", {"teacher": ("t",)}),
+        ("lambda", {}),
+        ("flops", PENALTY),
+        ("flops", {**PENALTY, "grouping": "by-rank"}),
+        ("l1", PENALTY),
+        ("anti-collapse", {}),
+    ],
+)
+def test_half_precision_vectors_under_autocast_lose_nothing_more(name: str, given: dict[str, Any]):
     columns, side = whole_batch()
     rounded = [column.bfloat16() for column in columns]
-    given = {"teacher": "t"} if name == "margin-mse" else {}
     loss = InBatchLoss(torch.nn.Identity(), [LOSSES[name].options(name=name, **given)])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = loss.from_embeddings(rounded, side)[name]

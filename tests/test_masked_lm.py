@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,15 @@ def test_the_head_alone_leaves_the_encoder_as_it_was(config: dict[str, Any]):
     assert not torch.equal(transform, torch.eye(32))
 
 
-def test_a_head_that_is_there_is_trained_on(config: dict[str, Any], tiny_models: Path):
-    output = train({**config, "model": str(tiny_models / "bert-mlm")}, "trainer.learning_rate=1e-9")
-    before = weights(tiny_models / "bert-mlm")
+@pytest.mark.parametrize("kind", ["bert-mlm", "sparse", "sparse of before 5.4"])
+def test_a_head_that_is_there_is_trained_on(
+    kind: str, config: dict[str, Any], tiny_models: Path, tmp_path: Path, as_saved_before_5_4: Any
+):
+    model = Path(shutil.copytree(tiny_models / kind.partition(" ")[0], tmp_path / "start"))
+    if kind.endswith("5.4"):
+        as_saved_before_5_4(model)
+    output = train({**config, "model": str(model)}, "trainer.learning_rate=1e-9")
+    before = weights(model)
     name = "cls.predictions.transform.dense.weight"
     torch.testing.assert_close(weights(output)[name], before[name], rtol=0, atol=1e-6)
 
@@ -161,8 +168,6 @@ def test_a_head_that_is_there_is_trained_on(config: dict[str, Any], tiny_models:
 def test_weights_of_a_head_that_begin_at_random_are_said(
     config: dict[str, Any], tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     from rtk.retrieval.training.config import load_config

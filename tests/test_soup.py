@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,18 @@ def test_the_folder_is_complete_and_loads(tiny_models: Path, tmp_path: Path, kin
     load = getattr(sentence_transformers, names.get(kind, "CrossEncoder"))
     model, before = load(str(soup), device="cpu"), load(str(tiny_models / kind), device="cpu")
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_lengths_are_the_first_model_s(tiny_dense: Any, tmp_path: Path):
+    from sentence_transformers import SentenceTransformer
+
+    from rtk.retrieval.encoders.sides import keep_length
+
+    for name, length in (("long", 64), ("short", 16)):
+        keep_length(tiny_dense, "document", length)
+        tiny_dense.save_pretrained(str(tmp_path / name), create_model_card=False)
+    soup = SentenceTransformer(str(make_soup([tmp_path / "long", tmp_path / "short"], tmp_path / "soup")), device="cpu")
+    assert soup[0].document_length == 64
 
 
 def test_the_record_says_what_went_in(tiny_models: Path, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ WORDS = [
     "time",
 ]
 SIZE = len(WORDS) // 2
+MORE = (
+    "of and in to is for with on by as that are from read write sort merge protein study query document number string"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,29 +44,34 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTK_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def config(tmp_path: Path, tiny_models: Path) -> dict[str, Any]:
-    """Queries of a word; the document of each is another word, so that only training can match them."""
-    folder = tmp_path / "toy"
+def paired(folder: Path, words: list[str]) -> dict[str, Any]:
+    """Queries of a word; the document of each is another word, so that only training can match them. `data` of it."""
+    size = len(words) // 2
     (folder / "qrels").mkdir(parents=True)
-    documents = [{"_id": f"d{n}", "title": "", "text": f"{WORDS[SIZE + n]} the"} for n in range(SIZE)]
-    queries = [{"_id": f"q{n}", "text": WORDS[n]} for n in range(SIZE)]
+    documents = [{"_id": f"d{n}", "title": "", "text": f"{words[size + n]} the"} for n in range(size)]
+    queries = [{"_id": f"q{n}", "text": words[n]} for n in range(size)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in documents))
     (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in queries))
     for split in ("train", "dev"):
-        rows = "".join(f"q{n}\td{n}\t1\n" for n in range(SIZE))
+        rows = "".join(f"q{n}\td{n}\t1\n" for n in range(size))
         (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
     lists = [
-        (f"q{n}", [f"d{(n + step) % SIZE}" for step in range(SIZE)], -np.arange(SIZE, dtype=np.float32))
-        for n in range(SIZE)
+        (f"q{n}", [f"d{(n + step) % size}" for step in range(size)], -np.arange(size, dtype=np.float32))
+        for n in range(size)
     ]
-    write_run(Run.from_lists(lists), tmp_path / "all.run")
+    write_run(Run.from_lists(lists), folder / "all.run")
+    return {"collection": str(folder), "runs": {"negatives": str(folder / "all.run")}}
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_models: Path) -> dict[str, Any]:
+    data = paired(tmp_path / "toy", WORDS)
     trainer = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "max_steps": 6, "warmup_steps": 0}
     return {
         "method": "splade",
         "model": str(tiny_models / "bert-mlm"),
         "lengths": {"query": 16, "document": 16},
-        "data": {"collection": str(folder), "runs": {"negatives": str(tmp_path / "all.run")}},
+        "data": data,
         "loss": [
             {"name": "infonce"},
             {"name": "flops", "side": "query", "weight": 1e-2, "steps": 20},
@@ -70,7 +79,7 @@ def config(tmp_path: Path, tiny_models: Path) -> dict[str, Any]:
         ],
         "sparse": {"active": {"most": 1.0}},
         "trainer": {**trainer, "use_cpu": True, "lr_scheduler_type": "constant", "logging_steps": 10},
-        "evaluation": {"collection": str(folder), "split": "dev", "every": 3, "measure": "RR@10"},
+        "evaluation": {"collection": data["collection"], "split": "dev", "every": 3, "measure": "RR@10"},
         "output": str(tmp_path / "model"),
     }
 
@@ -96,8 +105,14 @@ def active(output: Path, side: str) -> list[float]:
     return [entry[f"active-{side}"] for entry in logged(output) if f"active-{side}" in entry]
 
 
-def test_training_learns_while_fewer_terms_stay_active(config: dict[str, Any]):
-    output = train(config, "trainer.max_steps=200", "evaluation.every=100")
+def test_training_learns_32_pairs_while_fewer_terms_stay_active(
+    config: dict[str, Any], tmp_path: Path, without_dropout: Any
+):
+    words = [*WORDS, *MORE.split(), *string.ascii_lowercase][: 2 * 32]
+    config |= {"model": str(without_dropout(config["model"])), "data": paired(tmp_path / "pairs", words)}
+    config["evaluation"]["collection"] = config["data"]["collection"]
+    steps = ["trainer.max_steps=200", "evaluation.every=100", "trainer.per_device_train_batch_size=32"]
+    output = train(config, *steps, "loss.1.weight=1e-3", "loss.2.weight=1e-3")
     values = [entry["RR@10"] for entry in record(output)["evaluations"]]
     assert values[0] < 0.6
     assert values[-1] == 1.0
@@ -109,10 +124,8 @@ def test_training_learns_while_fewer_terms_stay_active(config: dict[str, Any]):
     from sentence_transformers import SparseEncoder
 
     model = SparseEncoder(str(output), device="cpu")
-    scores = model.similarity(
-        model.encode_query(WORDS[:SIZE]), model.encode_document([f"{w} the" for w in WORDS[SIZE:]])
-    )
-    assert (scores.argmax(dim=1) == torch.arange(SIZE)).all()
+    scores = model.similarity(model.encode_query(words[:32]), model.encode_document([f"{w} the" for w in words[32:]]))
+    assert (scores.argmax(dim=1) == torch.arange(32)).all()
 
 
 # --- what a vector is made of ---
@@ -186,6 +199,17 @@ def test_pruning_keeps_exactly_so_many_of_equal_weights_and_never_adds_any():
     assert weights.grad is not None
     assert weights.grad[0].tolist() == [0, 1, 1, 0, 0]
     assert torch.equal(prune(weights, top=9), weights)
+
+
+def test_sentence_transformers_prunes_to_the_same_weights():
+    from sentence_transformers.util import select_max_active_dims
+
+    from rtk.retrieval.encoders.top_terms import prune
+
+    weights = torch.tensor([[1.0, 2, 2, 2, 0, 2], [5, 1, 4, 0, 2, 3]])  # which of equal weights it keeps is its own
+    found, theirs = prune(weights, top=2), select_max_active_dims(weights.clone(), 2).to_dense()
+    assert torch.equal(found.sort(dim=1).values, theirs.sort(dim=1).values)
+    assert torch.equal(found[1], theirs[1])
 
 
 class _Pieces:
@@ -328,6 +352,21 @@ def test_a_head_in_chunks_gives_the_same_vectors_gradients_and_files(
     torch.testing.assert_close(again, encoded(loaded(tmp_path / "None"), "document", TEXTS))
 
 
+def test_weights_from_a_head_in_chunks_are_float32_under_autocast(config: dict[str, Any]):
+    from rtk.retrieval.training.config import load_config
+    from rtk.retrieval.training.models import load_model
+
+    model = load_model(load_config({**config, "sparse": {"chunk": 3}}))
+    features = model.preprocess(TEXTS, task="document")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(features, task="document")["sentence_embedding"].detach()
+    assert found.dtype == torch.float32
+    weights = found[found > 0]
+    logits = weights.expm1()  # which the head gives in bfloat16: what comes after it loses nothing more
+    torch.testing.assert_close(logits.bfloat16().float(), logits, rtol=1e-5, atol=1e-6)
+    assert (weights != weights.bfloat16().float()).float().mean() > 0.5
+
+
 def test_adapters_leave_the_head_tied_and_are_merged_into_what_is_saved(config: dict[str, Any]):
     pytest.importorskip("peft")
     from rtk.retrieval.training.config import load_config
@@ -400,6 +439,36 @@ def test_a_saved_encoder_with_missing_weights_is_refused(query: str, config: dic
     save_file(kept, file, metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"lacks weights of it: cls\.predictions\.bias"):
         shaped({**config, "model": str(folder), "sparse": {}})
+
+
+@pytest.mark.parametrize("query", ["model", "bag"])
+def test_encoders_of_earlier_versions_are_checked_too(
+    query: str, config: dict[str, Any], tmp_path: Path, as_saved_before_5_4: Any
+):
+    from safetensors.torch import load_file, save_file
+
+    from rtk.retrieval.training.sparse_models import has_masked_lm
+
+    config["loss"] = [config["loss"][0], config["loss"][2]]
+    folder = as_saved_before_5_4(shaped({**config, "sparse": {"query": query}, "output": str(tmp_path / "saved")}))
+    assert has_masked_lm(str(folder))
+    again = shaped({**config, "model": str(folder), "sparse": {}})
+    assert torch.equal(encoded(loaded(again), "document", TEXTS), encoded(loaded(folder), "document", TEXTS))
+    file = next(folder.rglob("model.safetensors"))
+    kept = {name: value for name, value in load_file(file).items() if "transform.dense" not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights of it: cls\.predictions\.transform"):
+        shaped({**config, "model": str(folder), "sparse": {}})
+
+
+@pytest.mark.parametrize("sparse", [{"query": "bag"}, {"expansion": "none"}, {"top_document": 3}])
+def test_a_model_with_two_sides_of_its_own_gets_no_others(
+    sparse: dict[str, Any], config: dict[str, Any], tmp_path: Path
+):
+    config["loss"] = [config["loss"][0], config["loss"][2]]
+    folder = shaped({**config, "sparse": {"expansion": "document"}, "output": str(tmp_path / "router")})
+    with pytest.raises(ConfigError, match="a query side and a document side of its own"):
+        shaped({**config, "model": str(folder), "sparse": sparse})
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,10 @@ DocumentLength = Annotated[
     int | None, typer.Option("--document-length", help="Tokens that a document is cut to (default: the model's).")
 ]
 QueryLength = Annotated[
-    int | None, typer.Option("--query-length", help="Tokens that a query is cut to (default: the model's).")
+    int | None,
+    typer.Option(
+        "--query-length", help="Tokens that a query is cut to in searches (default: the index's, the model's)."
+    ),
 ]
 EncoderBackend = Annotated[str, typer.Option("--encoder-backend", help="torch, or onnx (extra onnx, CPU).")]
 Quantise = Annotated[str | None, typer.Option("--quantise", help="int8: 8-bit computation on the CPU.")]

@@ -10,7 +10,7 @@ import typer
 
 from ...errors import ConfigError, nearest
 from .console import emit, emit_json, parse_settings, session
-from .options import Device, Json, Overwrite, Quiet, Settings, Split
+from .options import Device, Json, Overwrite, QueryLength, Quiet, Settings, Split
 
 __all__ = ["HELP", "NAME", "command"]
 
@@ -47,6 +47,7 @@ def command(
             "--model", "-m", help="The queries' encoder, with the document side that made the index (default: its own)."
         ),
     ] = None,
+    query_length: QueryLength = None,
     settings: Settings = None,
     feedback: Annotated[
         Path | None,
@@ -76,7 +77,8 @@ def command(
             from ...indexes import open_index
 
             open_index(index, verify=True)
-        retriever = Retriever.open(index, model, device=device, options=parse_settings(settings))
+        options = parse_settings(settings)
+        retriever = Retriever.open(index, model, device=device, query_length=query_length, options=options)
         if out is None:
             shown: Any = _show(retriever, query or "", k or 10, collection, json=json)
         else:

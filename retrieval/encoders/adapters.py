@@ -70,6 +70,7 @@ class _Adapter(Generic[M]):
             prompts={"document": self.document.prompt} if self.document.prompt else {},
             pooling=_pooling(modules),
             lengths={"document": self.document.length},
+            query_length=self.query.length if self.query.own_length else None,
             dtype=str(self.model.dtype).removeprefix("torch."),
         )
 

@@ -91,6 +91,7 @@ class EncoderIdentity:
         prompts: the document prompt under "document", where there is one.
         pooling: how tokens become a vector ("mean", "cls", "max", …), or None.
         lengths: maximum number of tokens of a document under "document".
+        query_length: that of a query where one was asked for, None for the model's own; not compared.
         dtype: numeric type of the computation ("float32", "bfloat16", "int8", …); not compared.
         dimension: size of a vector (the vocabulary's for sparse ones).
         similarity: "cosine", "dot", "maxsim", …: how two vectors are compared.
@@ -106,6 +107,7 @@ class EncoderIdentity:
     prompts: Mapping[str, str] = field(default_factory=dict)
     pooling: str | None = None
     lengths: Mapping[str, int | None] = field(default_factory=dict)
+    query_length: int | None = None
     dtype: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ...errors import ConfigError
 from ...files import read_json
 from .echo_template import DEFAULT_TEMPLATES, EchoTemplate
 from .pooled_head import largest_logits
+from .sides import Task
 
 __all__ = ["ECHO_MODULE", "Activation", "EchoTransformer", "is_echo", "make_echo"]
 
@@ -48,7 +49,7 @@ class EchoTransformer(Transformer):
 
     Raises:
         ConfigError: a bad template, a checkpoint without its language-model head or other weights, or a model whose
-            logits are more than its head's product.
+            logits are more than its head's product, scaled or capped.
     """
 
     config_keys = [*Transformer.config_keys, "templates", "activation_function", "logit_scale"]  # noqa: RUF012
@@ -100,6 +101,10 @@ class EchoTransformer(Transformer):
         """How positions become a vector, as other sparse encoders call it."""
         return "max"
 
+    def copy_of(self, text: str, task: Task) -> list[int]:
+        """The tokens of a whole text as its second copy has them, which is what is pooled."""
+        return self._parsed[task].copy_of(text, self.tokenizer)
+
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, processing_kwargs: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -131,10 +136,8 @@ class EchoTransformer(Transformer):
             input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False
         ).last_hidden_state
         states, valid = pooled_positions(states, features["pool_mask"].bool())
-        logits = largest_logits(states, valid, self.head.weight, self.head.bias, chunk=self.head_chunk)
-        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
-        if cap:
-            logits = cap * torch.tanh(logits / cap)  # monotone, so it may follow the maximum
+        products = largest_logits(states, valid, self.head.weight, self.head.bias, chunk=self.head_chunk)
+        logits = _own_logits(products, self.config)  # monotone, so it may follow the maximum
         weights = torch.log1p(torch.relu(self.logit_scale * logits))
         features["sentence_embedding"] = weights.log1p() if self.activation_function == "log1p_relu" else weights
         return features
@@ -207,7 +210,7 @@ def _warn_of_spaces(module: EchoTransformer) -> None:
 
 @torch.no_grad()
 def _check_head(module: EchoTransformer) -> None:
-    """Some architectures scale their logits beyond the head; weights computed without it would be others."""
+    """Some architectures change their logits beyond the head; weights computed without it would be others."""
     network: Any = module.model
     ids = torch.arange(1, 1 + _PROBE, device=network.device)[None]
     training = network.training
@@ -217,10 +220,22 @@ def _check_head(module: EchoTransformer) -> None:
         found = module.head(network.get_decoder()(input_ids=ids).last_hidden_state).float()
     finally:
         network.train(training)
-    cap = getattr(module.config.get_text_config(), "final_logit_softcapping", None)
-    found = cap * torch.tanh(found / cap) if cap else found
-    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-3):
+    if not torch.allclose(expected, _own_logits(found, module.config), rtol=1e-2, atol=1e-3):
         raise ConfigError(
-            f"the logits of {type(network).__name__} are more than its head's product with the last states; weights "
-            "taken from the head would not be its own"
+            f"the logits of {type(network).__name__} are more than its head's product with the last states, neither "
+            "scaled as Granite and Cohere are nor capped as Gemma is; weights taken from the head would not be its own"
         )
+
+
+def _own_logits(products: Tensor, config: Any) -> Tensor:
+    """What an architecture makes of its head's products: Granite divides them, Cohere multiplies, Gemma caps them.
+
+    A configuration that means something else by these names does not pass `_check_head`.
+    """
+    text = config.get_text_config()
+    for name, power in (("logits_scaling", -1), ("logit_scale", 1)):
+        factor = getattr(text, name, None)
+        if isinstance(factor, int | float):
+            products = products * factor**power
+    cap = getattr(text, "final_logit_softcapping", None)
+    return cap * torch.tanh(products / cap) if cap else products

@@ -91,6 +91,11 @@ class EchoTemplate:
             "pool_mask": _padded(masks, 0),
         }
 
+    def copy_of(self, text: str, tokenizer: Any) -> list[int]:
+        """The tokens of `{echo}`, uncut."""
+        literal = next(literal for kind, literal in self.pieces if kind == "echo")
+        return _tokens("echo", literal, [text], tokenizer, None, None)[0]
+
 
 def _spaced(pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """A space between a literal and a copy goes with the copy: it belongs to its first token."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sentence_transformers.base.modules import Normalize, Router, Transformer
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
 
 from ...errors import ConfigError
 
-__all__ = ["PROMPT_NAMES", "Side", "Task", "normalises", "prompt_of", "side", "side_modules", "transformer_of"]
+__all__ = [
+    "PROMPT_NAMES",
+    "Side",
+    "Task",
+    "keep_length",
+    "normalises",
+    "prompt_of",
+    "side",
+    "side_modules",
+    "transformer_of",
+]
 
 Task = Literal["query", "document"]
 
@@ -65,6 +76,19 @@ def side(model: Any, task: Task, *, length: int | None = None, prompts: Mapping[
     )
 
 
+def keep_length(model: Any, task: Task, length: int) -> None:
+    """Let the model itself cut the texts of a side at `length` tokens, or where its positions end; it is saved so.
+
+    Plain sentence-transformers reads it too, in `encode_query` and `encode_document`. A side that has no place for it,
+    such as static dense embeddings, stays as it is.
+    """
+    first = next(iter(side_modules(model, task)), None)
+    if isinstance(first, Transformer):
+        setattr(first, f"{task}_length", min(length, _positions(first) or length))
+    elif isinstance(first, SparseStaticEmbedding):
+        cast(Any, first.tokenizer).model_max_length = length  # of its own, no other side's
+
+
 def side_modules(model: Any, task: Task) -> list[nn.Module]:
     """The modules that a text of that side passes through, a Router replaced by its route."""
     modules: list[nn.Module] = []
@@ -113,7 +137,10 @@ def prompt_of(model: Any, task: Task, prompts: Mapping[str, str] | None = None) 
 
 
 def _own_length(model: Any, transformer: Transformer | None, task: Task) -> int | None:
-    if transformer is None:
+    first = next(iter(side_modules(model, task)), None)
+    if isinstance(first, SparseStaticEmbedding):
+        length = cast(Any, first.tokenizer).model_max_length
+    elif transformer is None:
         length = getattr(model, "max_seq_length", None)
     else:
         expansion = transformer.query_expansion if task == "query" else None
@@ -128,8 +155,8 @@ def _check_length(transformer: Transformer | None, task: Task, length: int) -> N
         raise ConfigError(f"{task}_length is {length}, expected at least 1 token")
     if transformer is None:
         raise ConfigError(f"{task}_length is {length}, but the model's {task} side has no transformer to cut texts for")
-    positions = getattr(transformer.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and 0 < positions < length:
+    positions = _positions(transformer)
+    if positions is not None and positions < length:
         raise ConfigError(f"{task}_length is {length}, but the model has positions for {positions} tokens only")
     expansion = transformer.query_expansion if task == "query" else None
     width = None if expansion is None else expansion.get("length")
@@ -137,3 +164,9 @@ def _check_length(transformer: Transformer | None, task: Task, length: int) -> N
         raise ConfigError(
             f"query_length is {length}, but the model expands every query to {width} tokens; leave query_length out"
         )
+
+
+def _positions(transformer: Transformer) -> int | None:
+    """How many tokens it has positions for, where it says so."""
+    positions = getattr(transformer.config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None

@@ -1,4 +1,4 @@
-"""Pruning of sparse vectors: the largest weights of a text, the same in training and afterwards."""
+"""Pruning of sparse vectors: the largest weights of a text, in training and afterwards."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from .option_base import LossOptions
 
@@ -32,7 +32,8 @@ class RegulariserOptions(LossOptions):
         side: whose vectors.
         threshold: texts with at most so many active terms cost nothing, but stay in the divisor; None is without.
         schedule: how the weight grows to λ.
-        steps: T, optimiser steps to reach λ, or a share of the run below 1; 0 is λ from the start.
+        steps: T, optimiser steps to reach λ as a whole number, or a share of the run as a fraction: 1 is one step, 1.0
+            the whole run. 0 is λ from the start.
         convention: whose way to count the steps (see `regularisation.schedule`).
     """
 
@@ -40,7 +41,7 @@ class RegulariserOptions(LossOptions):
     side: Literal["query", "document", "both"] = "document"
     threshold: PositiveInt | None = None
     schedule: Literal["quadratic", "linear", "constant"] = "quadratic"
-    steps: NonNegativeInt | Annotated[float, Field(gt=0, lt=1)] = 50_000
+    steps: Annotated[int, Field(strict=True, ge=0)] | Annotated[float, Field(ge=0, le=1)] = 50_000
     convention: Literal["naver-iteration", "naver-hf", "opensearch", "tevatron", "sentence-transformers"] = (
         "naver-iteration"
     )

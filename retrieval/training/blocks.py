@@ -147,7 +147,7 @@ class Data(Source):
 
 
 class Lengths(Block):
-    """Most tokens of a query and of a document; None is the model's own limit."""
+    """Most tokens of a query and of a document, in training and in the model that is saved; None is the model's own."""
 
     query: PositiveInt | None = None
     document: PositiveInt | None = None

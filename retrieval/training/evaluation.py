@@ -19,10 +19,9 @@ from ...eval.measures import evaluate
 from ...eval.run import Run
 from ...ids import Ids
 from ..encoders.adapters import as_encoder
-from ..encoders.sides import transformer_of
 from ..rerankers.base import Candidate, Request, Reranker, Result
 from ..search import hits_to_run
-from .blocks import Evaluation, Lengths
+from .blocks import Evaluation
 
 if TYPE_CHECKING:
     from ..mining.live import LiveIndex
@@ -41,7 +40,6 @@ class DevEvaluator(BaseEvaluator):
     Args:
         block: the configuration's `evaluation`.
         family: "bi-encoder", "sparse-encoder", "cross-encoder" or "language-model".
-        lengths: most tokens of queries and documents.
 
     Attributes:
         indexes: frozen indexes that the model's queries may search (`LiveIndex`); one of this collection saves encoding
@@ -52,9 +50,9 @@ class DevEvaluator(BaseEvaluator):
         DataError: the candidates' run has documents that the collection lacks.
     """
 
-    def __init__(self, block: Evaluation, family: str, lengths: Lengths) -> None:
+    def __init__(self, block: Evaluation, family: str) -> None:
         super().__init__()
-        self.block, self.family, self.lengths = block, family, lengths
+        self.block, self.family = block, family
         self.primary_metric = block.measure
         self.collection = open_collection(block.collection)
         self.queries = self.collection.queries(block.split)
@@ -88,8 +86,7 @@ class DevEvaluator(BaseEvaluator):
             assert self.candidates is not None
             assert self.make_reranker is not None
             return rerank_lists(self.make_reranker(model), self.candidates, self.queries, self.collection)
-        query_length = self.lengths.query if transformer_of(model, "query") else None  # a bag of words cuts itself
-        encoder: Any = as_encoder(model, query_length=query_length, document_length=self.lengths.document)
+        encoder: Any = as_encoder(model)  # which cuts texts as training does (`keep_length`)
         if self.candidates is not None:
             return _score_candidates(encoder, self.candidates, self.queries, self.collection)
         for index in self.indexes:
@@ -216,9 +213,9 @@ def check_measure(measure: str) -> None:
         raise ConfigError(f"evaluation.measure: {measure!r} names several measures; give the one that decides")
 
 
-def open_evaluator(block: Evaluation | None, family: str, lengths: Lengths) -> DevEvaluator | None:
+def open_evaluator(block: Evaluation | None, family: str) -> DevEvaluator | None:
     """The evaluator of a configuration, if it has one."""
     if block is None:
         return None
     check_measure(block.measure)
-    return DevEvaluator(block, family, lengths)
+    return DevEvaluator(block, family)

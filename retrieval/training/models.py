@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.cross_encoder import CrossEncoder
 
 from ...errors import ConfigError
-from ..encoders.sides import PROMPT_NAMES, normalises
+from ..encoders.sides import PROMPT_NAMES, Task, keep_length, normalises
 from ..losses.options import ScoredOptions
 from .blocks import Prompts
 from .config import TrainConfig
@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_model(config: TrainConfig) -> Any:
-    """Load the model, put adapters on it where asked for, and let the method prepare it.
+    """Load the model, put adapters on it where asked for, let the method prepare it, and let it keep its lengths.
 
     Raises:
         ConfigError: it does not load as what the method trains.
@@ -36,7 +36,19 @@ def load_model(config: TrainConfig) -> Any:
         from .lora import add_lora
 
         add_lora(model, config.lora, checkpointing=_checkpointing(config))
-    return _call(config.preset.prepare, model, config)
+    model = _call(config.preset.prepare, model, config)
+    if config.preset.family in ("bi-encoder", "sparse-encoder"):
+        _keep_lengths(model, config)
+    return model
+
+
+def _keep_lengths(model: Any, config: TrainConfig) -> None:
+    """What is trained on texts of these lengths reads no more of them when it is evaluated and searched with."""
+    tasks: tuple[Task, ...] = ("query", "document")
+    for task in tasks:
+        length = getattr(config.lengths, task)
+        if length is not None:
+            keep_length(model, task, length)
 
 
 def finish_model(model: Any, config: TrainConfig) -> Any:

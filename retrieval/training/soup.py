@@ -37,6 +37,7 @@ _BESIDE = (
 )
 # Values of configuration files that say how a model was saved, not what it computes.
 _SAVED_BY = frozenset({"_name_or_path", "transformers_version", "__version__", "torch_dtype", "dtype", "name_or_path"})
+_LENGTHS = frozenset({"query_length", "document_length"})  # where texts are cut: the first model's, as all else
 _CALL_SETTINGS = frozenset({"padding", "truncation"})  # tokenizer.json keeps those of the last call
 
 
@@ -193,7 +194,7 @@ def _settings(path: Path) -> Any:
     value = read_json(path)
     if not isinstance(value, dict):
         return value
-    ignored = _SAVED_BY | (_CALL_SETTINGS if path.name == "tokenizer.json" else set())
+    ignored = _SAVED_BY | _LENGTHS | (_CALL_SETTINGS if path.name == "tokenizer.json" else set())
     return {key: item for key, item in value.items() if key not in ignored}
 
 

@@ -41,7 +41,7 @@ _REMEDY = (
 
 
 def load_sparse_encoder(path: str, config: TrainConfig) -> SparseEncoder:
-    """The model at `path` as a SPLADE encoder, as `config.sparse` and `config.lengths` want it.
+    """The model at `path` as a SPLADE encoder, as `config.sparse` wants it.
 
     Raises:
         ConfigError: it does not load, has no masked-LM head or not all weights of it, or cannot be what the block asks
@@ -57,7 +57,7 @@ def load_sparse_encoder(path: str, config: TrainConfig) -> SparseEncoder:
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {config.model!r} does not load as a SparseEncoder: {error}") from error
     _check_modules(model, config.model)
-    model = shape_encoder(model, config.sparse_block, query_length=config.lengths.query)
+    model = shape_encoder(model, config.sparse_block)
     model.similarity_fn_name = "dot"
     return model
 
@@ -77,11 +77,17 @@ def has_masked_lm(path: str) -> bool:
 def _heads(path: str) -> list[str]:
     """The folders, within a saved encoder's, of the masked language models that read its texts: the first module's, or
     those of a Router's routes."""
-    first = _json(path, "modules.json")[0]["path"]
-    routes = _json(path, "router_config.json", first).get("types", {})
-    folders = [PurePosixPath(first, route).as_posix() for route in routes] or [first]
-    tasks = {folder: _json(path, "sentence_bert_config.json", folder).get("transformer_task") for folder in folders}
-    return [folder for folder, task in tasks.items() if task == "fill-mask"]
+    first = _json(path, "modules.json")[0]
+    routes = _json(path, "router_config.json", first["path"]).get("types", {})
+    kinds = {PurePosixPath(first["path"], route).as_posix(): kind for route, kind in routes.items()}
+    kinds = kinds or {first["path"]: first["type"]}
+    return [folder for folder, kind in kinds.items() if _is_masked_lm(path, folder, kind)]
+
+
+def _is_masked_lm(path: str, folder: str, kind: str) -> bool:
+    """By the task it was saved with; before sentence-transformers 5.4 such a module was a class of its own."""
+    task = _json(path, "sentence_bert_config.json", folder).get("transformer_task")
+    return task == "fill-mask" or kind.endswith(".MLMTransformer")
 
 
 def _json(path: str, name: str, folder: str = "") -> Any:
@@ -147,10 +153,10 @@ def _check_modules(model: SparseEncoder, name: str) -> None:
         raise ConfigError(f"model: the document side of {name!r} is {' + '.join(kinds)}, without SpladePooling")
 
 
-def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | None = None) -> SparseEncoder:
+def shape_encoder(model: SparseEncoder, block: Sparse) -> SparseEncoder:
     """The encoder with the pooling, the query side, the expansion and the pruning that the block asks for.
 
-    Its transformer is the same object on both sides. A bag of word pieces is cut to `query_length` by its tokenizer.
+    Its transformer is the same object on both sides.
 
     Raises:
         ConfigError: the model has two sides of its own and shall get others.
@@ -161,20 +167,20 @@ def shape_encoder(model: SparseEncoder, block: Sparse, *, query_length: int | No
             module.activation_function = block.activation or module.activation_function
     if block.chunk is not None:
         _pool_in_chunks(model, block.chunk)
-    bag, base, tokenizer = block.query == "bag", list(model.children()), model.tokenizer
+    bag, base = block.query == "bag", list(model.children())
     query_lexical = block.expansion in ("document", "none")
-    query = [*base, *_behind(model, query_lexical, block.top_query, block.ratio_query)]
-    if bag:
-        query = [query_module(tokenizer, _ones(model), length=query_length)]
+    query = _behind(model, query_lexical, block.top_query, block.ratio_query)
     document_lexical = block.expansion in ("query", "none")
-    document = [*base, *_behind(model, document_lexical, block.top_document, block.ratio_document)]
-    if len(query) == len(document) == len(base):
+    document = _behind(model, document_lexical, block.top_document, block.ratio_document)
+    if not (bag or query or document):
         return model
     if any(isinstance(module, Router) for module in base):
         raise ConfigError(
             "sparse: the model has a query side and a document side of its own; leave query, expansion, top_… and "
             "ratio_… out"
         )
+    query = [query_module(model.tokenizer, _ones(model))] if bag else [*base, *query]
+    document = [*base, *document]
     alike = block.top_query == block.top_document and block.ratio_query == block.ratio_document
     if not bag and alike and query_lexical == document_lexical:
         modules = document
@@ -195,7 +201,8 @@ def _pool_in_chunks(model: SparseEncoder, chunk: int) -> None:
 
 def stock_modules(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
     """The model as plain sentence-transformers loads it, where that can say as much: one number of terms for both
-    sides is its own `max_active_dims`."""
+    sides is its own `max_active_dims`. That keeps the same weights; of equal ones across the cut it may take another
+    term than `prune` does, which in float32 hardly happens and is the price of a model that needs no loader of ours."""
     name, last = list(model.named_children())[-1]
     if isinstance(last, TopTerms) and last.top is not None and last.ratio is None:
         delattr(model, name)

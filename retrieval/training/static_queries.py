@@ -34,12 +34,7 @@ def look_up_queries(model: SparseEncoder, config: TrainConfig) -> SparseEncoder:
         raise ConfigError(f"model: {config.model!r} has no transformer that reads its documents")
     table = open_table(config, reader.tokenizer)
     weighted = block.mode == "weighted"
-    made = inference_free(
-        model,
-        uniform_idf(reader.tokenizer) if weighted else table,
-        trainable=block.trainable,
-        query_length=config.lengths.query,
-    )
+    made = inference_free(model, uniform_idf(reader.tokenizer) if weighted else table, trainable=block.trainable)
     queries = static_side(made, "query")
     assert queries is not None  # it was just made
     queries.register_buffer("idf", torch.from_numpy(table.weights()).to(queries.weight.device), persistent=False)

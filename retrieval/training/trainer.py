@@ -70,7 +70,7 @@ def train(config: TrainConfig | Mapping[str, Any] | str | Path, *, overwrite: bo
         _LOG.info("resuming from %s", checkpoint)
     with arguments.main_process_first(local=False):
         tables = EXAMPLES[config.preset.examples or config.preset.family].open(config)
-    evaluator = open_evaluator(config.evaluation, config.preset.family, config.lengths)
+    evaluator = open_evaluator(config.evaluation, config.preset.family)
     trainer = _make_trainer(config, arguments, tables, evaluator)
     if arguments.process_index == 0:
         what = getattr(trainer.loss, "score", None) or score(config)
