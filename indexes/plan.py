@@ -83,7 +83,7 @@ class BuildPlan:
             "dtype": self.dtype,
             "shard_size": self.shard_size,
             "keep_vectors": self.keep_vectors,
-            "encoder": None if self.encoder is None else dict(self.encoder),
+            "encoder": None if self.encoder is None else {**self.encoder, "query_length": None},  # documents' alone
             "collection": None if self.collection is None else dict(self.collection),
             "documents": len(ids),
             "ids": ids_fingerprint(ids),

@@ -137,6 +137,9 @@ def test_an_index_keeps_the_query_length_that_it_was_asked_for(collection: Path,
     assert run("short") == run("plain", "--query-length 4") != run("plain")
     assert run("short", "--query-length 32") == run("plain")
     assert run("short", f"--model {model}") == run("plain")  # another model has a length of its own
+    assert rtk(f"encode {collection} --retriever {model} --part 0/1 --out parts --quiet")[0] == 0  # documents alone
+    assert rtk(f"index {collection} --retriever {model} --backend torch --query-length 4 --out parts --quiet")[0] == 0
+    assert run("parts") == run("short")
 
 
 def test_a_query_length_without_an_encoder_to_load_is_refused(collection: Path, tiny_dense: Any, rtk: Any):
