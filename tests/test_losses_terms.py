@@ -442,7 +442,10 @@ def test_our_cached_and_plain_steps_are_those_of_gradcache(step: dict):
         torch.testing.assert_close(weights.grad, torch.tensor(step[name], dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("number", range(len(IDS)), ids=IDS)
+PENALTIES = ("flops", "l1", "anti-collapse")  # never alone: caching wants a loss that sees every column
+
+
+@pytest.mark.parametrize("number", [at for at, (name, _) in enumerate(TERMS) if name not in PENALTIES])
 def test_cached_equals_uncached(number: int, tiny_models: Path, tiny_dense: Any):
     name, options = TERMS[number]
     given = with_models(options, tiny_models)

@@ -74,7 +74,7 @@ def _evaluation_problems(config: TrainConfig) -> list[str]:
             f"one is there (evaluation.every: {chosen.every}); leave it out"
         )
     cutoff = re.search(r"@(\d+)$", chosen.measure)
-    if cutoff and int(cutoff[1]) > chosen.depth:
+    if cutoff and chosen.run is None and int(cutoff[1]) > chosen.depth:
         problems.append(
             f"evaluation.measure: {chosen.measure} looks further than evaluation.depth ({chosen.depth}); raise the "
             "depth"
