@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from evaluation import peak_since_reset, resident
 
 from rtk.retrieval.rerankers import Candidate, Request, icr_passes, load_language_model
 from rtk.retrieval.rerankers.icr import IcrModel
@@ -111,9 +111,9 @@ def measure(side: str, documents: int, clock: str, answer: Any) -> None:
     torch.set_num_threads(1)
     icr = IcrModel(language_model())
     SIDES[side](icr, question(1), CLOCKS[clock])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     scores, seconds = SIDES[side](icr, question(documents), CLOCKS[clock])
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak_since_reset() - before
     prompt = icr.prompter.write(question(documents).request.query, question(documents).texts)
     answer.put((scores, seconds, grown, len(prompt.free), len(prompt.real) - prompt.start))
 

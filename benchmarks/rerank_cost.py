@@ -5,24 +5,24 @@
 
 One query at a time, with the random decoder of `small_chat.py` (`--size`), on the engine of transformers and, on CPU,
 with one thread. Each method runs in a process of its own, on a short list first and then `--rounds` times on the whole;
-methods take turns. Seconds are of the processor (on a GPU of the clock), memory is the growth of the process's peak
-over the short list (on a GPU of what torch had allocated). Generation writes exactly as many tokens as a permutation
-has, windows of 20 by 10 over it and over FIRST are the same ones. A model that knows nothing writes no order that can
-be read, which changes nothing of the cost but the sorts': setwise compares as a heap of random answers does.
-Aim: FIRST at most 0.2 of generation at equal prompts.
+methods take turns. Seconds are of the processor (on a GPU of the clock), memory is the process's peak beyond what it
+held after the short list (on a GPU of what torch had allocated). Generation writes exactly as many tokens as a
+permutation has, windows of 20 by 10 over it and over FIRST are the same ones. A model that knows nothing writes no
+order that can be read, which changes nothing of the cost but the sorts': setwise compares as a heap of random answers
+does. Aim: FIRST at most 0.2 of generation at equal prompts.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
+from evaluation import peak_since_reset, resident
 from small_chat import SIZES, chat_model, chat_tokenizer, single_words
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -54,13 +54,23 @@ def requests(tokenizer: Any, documents: int, tokens: int) -> Any:
     return Request("q", text(8), made)
 
 
-def peak(device: str) -> float:
-    """MB that this process had at most."""
+def held(device: str) -> float:
+    """MB that this process has now; its peak begins anew."""
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return resident()
     import torch
 
-    return torch.cuda.max_memory_allocated() / 2**20
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 1e6
+
+
+def peak(device: str) -> float:
+    """MB that it had at most since then."""
+    if device == "cpu":
+        return peak_since_reset()
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e6
 
 
 def seconds(device: str) -> float:
@@ -84,7 +94,7 @@ def measure(method: str, options: argparse.Namespace) -> tuple[float, float, Any
     model = chat_model(options.size, tokenizer, dtype=options.dtype, device=options.device)
     reranker = load_reranker(method, (model, tokenizer), **METHODS[method])
     list(reranker.rerank([requests(tokenizer, min(SHORT, options.documents), options.tokens)]))
-    before, began = peak(options.device), seconds(options.device)
+    before, began = held(options.device), seconds(options.device)
     (result,) = reranker.rerank([requests(tokenizer, options.documents, options.tokens)])
     took = seconds(options.device) - began
     return took, peak(options.device) - before, result.usage
