@@ -15,14 +15,13 @@ of the two vectors' entries; the encoder stays as it is. Systems:
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cet_synthetic import MEASURES, Pool, candidates, compare, make_pool, places
+from cet_synthetic import MEASURES, Pool, candidates, compare, make_pool, places, tell
 from torch import nn
 
 from rtk.eval.collection import Collection, open_collection
@@ -117,11 +116,6 @@ def experiment(
             for split, data in split_data.items():
                 values[split][system].append(measure(model, data))
     summary = {split: {name: compare(of, list(SYSTEMS), name) for name in MEASURES} for split, of in values.items()}
-    for split, by_measure in summary.items():
-        for name, systems in by_measure.items():
-            for system, found in systems.items():
-                print(f"{selection:7} {split:6} {name:9} {system:11} {found['mean']:.4f}  "
-                      f"difference {found['difference']:+.4f} {found['interval'] or ''}", flush=True)  # fmt: skip
     return {"values": values, "summary": summary}
 
 
@@ -147,9 +141,7 @@ def main() -> None:
         build_index(collection, work / "dense", retriever="minilm", backend="torch")
     parts = (collection, open_index(work / "dense"), load_encoder("minilm"))
     results = {selection: experiment(selection, runs, parts, given) for selection in ("pool", "random")}
-    if given.out is not None:
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-        given.out.write_text(json.dumps({"settings": settings, **results}, indent=2) + "\n", encoding="utf-8")
+    tell(results, given)
 
 
 if __name__ == "__main__":

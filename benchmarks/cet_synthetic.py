@@ -260,6 +260,19 @@ def experiment(
     return {"before": before, "values": values, "summary": summary}
 
 
+def tell(results: dict[str, Any], given: argparse.Namespace) -> None:
+    """Print means and differences by selection, split, measure and system; write all values where asked."""
+    for selection, result in results.items():
+        for split, by_measure in result["summary"].items():
+            for name, systems in by_measure.items():
+                for system, found in systems.items():
+                    print(f"{selection:7} {split:6} {name:9} {system:13} {found['mean']:.4f}  "
+                          f"difference {found['difference']:+.4f} {found['interval'] or ''}")  # fmt: skip
+    if given.out is not None:
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+        given.out.write_text(json.dumps({"settings": settings, **results}, indent=2) + "\n", encoding="utf-8")
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collection", type=Path)
@@ -299,15 +312,7 @@ def main() -> None:
     given.model = given.model or warm_up(collection, given)
     runs = {split: candidates(collection, split, given.depth, given.work) for split in ("train", given.held_out)}
     results = {selection: experiment(selection, runs, collection, given) for selection in given.selections}
-    for selection, result in results.items():
-        for split, by_measure in result["summary"].items():
-            for name, systems in by_measure.items():
-                for system, found in systems.items():
-                    print(f"{selection:7} {split:6} {name:9} {system:13} {found['mean']:.4f}  "
-                          f"difference {found['difference']:+.4f} {found['interval'] or ''}")  # fmt: skip
-    if given.out is not None:
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-        given.out.write_text(json.dumps({"settings": settings, **results}, indent=2) + "\n", encoding="utf-8")
+    tell(results, given)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _SMALL = 512  # up to here a permutation of all is quicker
 
 @dataclass(frozen=True)
 class TopicAware:
-    """Settings of `TopicAwareSampler`.
+    """Settings of `TopicDraws`.
 
     Attributes:
         batch_size: over all processes.
