@@ -107,7 +107,7 @@ class _Loop(AdapterCheckpoints):
             batch_sampler=cast(Any, keys),
             collate_fn=trainer.data_collator,
             num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
+            pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",  # else torch warns
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=_start_worker,
