@@ -104,6 +104,20 @@ def test_contrastive_training_learns_and_the_model_loads_in_sentence_transformer
     assert (scores.argmax(dim=1) == torch.arange(SIZE)).float().mean() > 0.6
 
 
+def test_bfloat16_needs_no_further_word_on_a_machine_without_an_accelerator(config: dict, toy: Path):
+    """transformers takes it there only with `use_cpu`, and refuses with a sentence about GPUs."""
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has an accelerator")
+    del config["trainer"]["use_cpu"]
+    changes = ("trainer.max_steps=1", "evaluation=null", "trainer.save_strategy='no'")
+    whole = weights(train(config, *changes))
+    mixed = weights(train(config, *changes, "trainer.bf16=true", f"output={config['output']}-mixed"))
+    assert all(value.dtype == torch.float32 for value in mixed.values()), "only products are rounded"
+    assert any(not torch.equal(mixed[name], value) for name, value in whole.items())
+    for name, value in whole.items():
+        torch.testing.assert_close(mixed[name], value, atol=1e-2, rtol=0)
+
+
 @pytest.mark.parametrize(("loss", "rate"), [("binary-cross-entropy", 3e-3), ("listnet", 1e-2)])
 def test_cross_encoder_training_learns_and_the_model_loads(config: dict, tiny_models: Path, loss: str, rate: float):
     config["trainer"] |= {"max_steps": 80, "per_device_train_batch_size": 6, "learning_rate": rate}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import nearest
 
-__all__ = ["OWNED", "trainer_problems"]
+__all__ = ["OWNED", "for_this_machine", "trainer_problems"]
 
 OWNED: dict[str, str] = {
     "output_dir": "rtk writes to `output`",
@@ -88,6 +88,19 @@ def trainer_problems(arguments: Mapping[str, Any], *, evaluation: bool, policy: 
     if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
         problems.append(f"trainer.learning_rate: {rate!r} should be a number above 0")
     return problems
+
+
+def for_this_machine(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, and the processor named where bf16 is wanted and nothing else is there.
+
+    transformers takes bf16 without an accelerator only when told to use the processor, which it would do anyway. Where
+    there is an accelerator that cannot do bf16, its refusal stands.
+    """
+    import torch
+
+    if arguments.get("bf16") and not torch.accelerator.is_available():
+        return {"use_cpu": True, **arguments}
+    return dict(arguments)
 
 
 def _wrong_numbers(arguments: Mapping[str, Any], names: Iterable[str]) -> list[str]:

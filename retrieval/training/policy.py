@@ -21,6 +21,7 @@ from ..losses.language_options import GrpoOptions
 from ..rerankers.base import Candidate, Request
 from ..rerankers.families import load_family
 from . import record
+from .arguments import for_this_machine
 from .config import TrainConfig
 from .language_models import language_tokenizer
 from .list_examples import open_lists
@@ -161,7 +162,7 @@ def _arguments(trl: Any, config: TrainConfig, options: GrpoOptions) -> Any:
     given |= {"num_generations": options.generations, "max_completion_length": options.max_new_tokens}
     given |= {"temperature": options.temperature, "beta": options.beta, "shuffle_dataset": False}
     try:
-        return trl.GRPOConfig(**given, remove_unused_columns=False, logging_nan_inf_filter=False)
+        return trl.GRPOConfig(**for_this_machine(given), remove_unused_columns=False, logging_nan_inf_filter=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"TRL refuses these trainer arguments: {error}") from error
 

@@ -22,6 +22,7 @@ from ..losses.context import LossContext
 from ..losses.modules import make_loss, wants_texts
 from ..losses.options import CetOptions
 from . import record
+from .arguments import for_this_machine
 from .batches import make_sampler
 from .blocks import Optimizer
 from .config import TrainConfig, load_config
@@ -129,7 +130,12 @@ def _arguments(config: TrainConfig, *, resuming: bool) -> Any:
         given["learning_rate_mapping"] = {**own, **given.get("learning_rate_mapping", {})}
     given |= {"output_dir": str(Path(config.output) / record.CHECKPOINTS), "seed": config.seed}
     try:
-        return kind(**given, dataloader_drop_last=True, logging_nan_inf_filter=False, remove_unused_columns=False)
+        return kind(
+            **for_this_machine(given),
+            dataloader_drop_last=True,
+            logging_nan_inf_filter=False,
+            remove_unused_columns=False,
+        )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"sentence-transformers refuses these trainer arguments: {error}") from error
 
