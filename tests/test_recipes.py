@@ -145,9 +145,11 @@ def test_run_resume_change_and_table(beir_folder: Callable[..., Path], tmp_path:
     assert outside.returncode == 5
     assert "OUTSIDE" in outside.stdout
     elsewhere = collection.rename(collection.with_name("other"))
-    different = rtk("recipe", "run", str(path), f"collection={elsewhere}", "--out", str(tmp_path / "elsewhere"))
-    assert different.returncode == 0, "a figure of another collection says nothing about this one"
-    assert "nothing for other: what the recipe expects was measured on tiny" in different.stdout
+    values = (f"collection={elsewhere}", "k=2")
+    different = rtk("recipe", "run", str(path), *values, "--out", str(tmp_path / "elsewhere"))
+    assert different.returncode == 0, "a figure of another collection and depth says nothing about this one"
+    told = "nothing for other: what the recipe expects was measured with collection=tiny (here other), k=3 (here 2)"
+    assert told in different.stdout
     assert json.loads((tmp_path / "elsewhere" / "recipe.json").read_text())["outcomes"] == []
 
 

@@ -60,8 +60,8 @@ def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: S
     """Evaluate all rows and write OUT/table.md, and OUT/table-1.json and so on (table-1-SET.json for each set).
 
     A row with seeds is the mean over them, query by query, which is what significance is tested on; how far the seeds
-    lie apart stands in a table of its own. Expected numbers are of the variant's own collection: over another one, by
-    the last part of its name, there are none, which is said.
+    lie apart stands in a table of its own. Expected numbers are of the variant's own values: with another one, by the
+    last part of a path, there are none, which is said.
 
     Raises:
         DataError: a run is missing.
@@ -69,11 +69,12 @@ def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: S
     tables: list[Table] = []
     outcomes: list[Outcome] = []
     elsewhere: list[str] = []
+    other = _other_values(variant, names)
     for number, written in enumerate(variant.tables, start=1):
         spec = written.with_rows_of(variant.sets)
-        own, collection = _collection_name(spec, {**names, **variant.values}), _collection_name(spec, names)
-        if spec.expect and collection != own:
-            elsewhere.append(f"- nothing for {collection}: what the recipe expects was measured on {own}")
+        collection = _last(spec.collection.format_map({"set": "{set}", **names}))
+        if spec.expect and other:
+            elsewhere.append(f"- nothing for {collection}: what the recipe expects was measured with {other}")
             spec = spec.model_copy(update={"expect": ()})
         if spec.over_sets:
             by_set = _of_sets(spec, variant.sets, names, seeds)
@@ -99,9 +100,15 @@ def make_tables(title: str, variant: Variant, names: Mapping[str, str], seeds: S
     return Made("\n\n".join([*map(text_table, tables), "\n".join(told)]).rstrip(), tuple(outcomes))
 
 
-def _collection_name(spec: TableSpec, names: Mapping[str, str]) -> str:
-    """The same wherever the collection lies; {set} stays."""
-    return Path(spec.collection.format_map({"set": "{set}", **names})).name
+def _other_values(variant: Variant, names: Mapping[str, str]) -> str:
+    """The variant's own values in whose place others stand, as text; empty where there are none."""
+    other = [name for name, own in variant.values.items() if _last(names[name]) != _last(own)]
+    return ", ".join(f"{name}={variant.values[name]} (here {_last(names[name])})" for name in other)
+
+
+def _last(value: str) -> str:
+    """The same wherever a collection or a model lies."""
+    return Path(value).name or value
 
 
 def _evaluate(spec: TableSpec, names: Mapping[str, str], seeds: Sequence[int]) -> dict[str, list[Evaluation]]:
