@@ -140,9 +140,9 @@ def test_the_command_line_reports_sparsity_and_agreement(
     assert agreement(whole.top(5), whole, [5, 10]).recall == {5: 1.0, 10: 0.5}
     assert json.loads(rtk(f"eval {run} --against {run} --json")[1])[0]["recall"] == {"10": 1.0}
     assert "recall@10" in rtk(f"eval {run} --against {run}")[1]
-    code, _, said = rtk(f"eval {run} --against {run} -m RR --report r.html")
+    code, _, said = rtk(f"eval {run} --against {run} -m RR --split test --report r.html")
     assert code == 2
-    assert "leave --measures, --report out" in said
+    assert "leave --split, --measures, --report out" in said
     assert "FLOPS metric" in rtk(f"search {index} -c {folder} --out {tmp_path / 'again.trec'}")[1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -33,6 +33,7 @@ DEFAULT_MEASURES = "nDCG@10 RR@10 R@100"
 
 
 def command(
+    context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="One or more runs.", show_default=False)],
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", help="Where the judgments and conventions are.")
@@ -73,13 +74,8 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     if against is not None:
-        given = {
-            "--collection": collection, "--qrels": qrels, "--measures": measures, "--preset": preset, "--order": order,
-            "--baseline": baseline, "--judged-only": judged_only or None, "--drop-identical-ids": drop_identical_ids,
-            "--per-query": per_query, "--report": report,
-        }  # fmt: skip
         with session(quiet=quiet):
-            _refuse_beside_against([name for name, value in given.items() if value is not None])
+            _refuse_beside_against(context)
             shown = _agreement(runs, against, json=json)
         emit(shown)
         return
@@ -113,12 +109,24 @@ def command(
         emit("\n".join([to_text(made).rstrip(), *written]))
 
 
-def _refuse_beside_against(names: list[str]) -> None:
+def _refuse_beside_against(context: typer.Context) -> None:
+    """Refuse options that have to do with judgments; one that is left at its default is not meant."""
+    fitting = {"runs", "against", "json", "quiet"}
+    names = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in fitting and _is_typed(context, cast(str, option.name))
+    ]
     if names:
         raise ConfigError(
             f"--against compares runs with a run, without judgments; leave {', '.join(names)} out, or evaluate first "
             "without --against"
         )
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _agreement(runs: list[Path], against: Path, *, json: bool) -> str:
