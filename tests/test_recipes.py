@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -248,3 +250,28 @@ def test_the_mean_over_seeds_is_query_by_query():
     assert row.dropped == 1
     with pytest.raises(DataError, match="different queries"):
         average("row", [found[0], Evaluation("x", Ids(["a", "c"]), {"AP": np.zeros(2)})])
+
+
+def test_a_terminated_recipe_takes_its_step_with_it(tmp_path: Path):
+    """As a scheduler stops a job: a step that goes on would write beside the next start of the recipe."""
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/pid.part\nmv {tmp_path}/pid.part {tmp_path}/pid\nexec sleep 600\n"
+    )
+    sleeper.chmod(0o755)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    program = "import sys; sys.executable = sys.argv[1]; from rtk.retrieval.cli.main import run; run(sys.argv[2:])"
+    arguments = ("recipe", "run", str(path), "--out", str(tmp_path / "out"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(sleeper), *arguments], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert process.stderr is not None
+    assert process.stderr.read().endswith("stopped\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -6,7 +6,12 @@ Exit codes: 0 done, 1 unexpected error, 2 bad arguments or configuration, 3 a mi
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 from typer.exceptions import TyperException
@@ -66,17 +71,41 @@ def _calm_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
+class _Terminated(SystemExit):
+    """SIGTERM, as a scheduler or `kill` sends it: what is under way is cleaned up as after Ctrl-C."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise `_Terminated`, where a handler can be set: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Entry point of the `rtk` program: runs a verb and exits with its code."""
     _calm_libraries()
     try:
-        code = typer.main.get_command(app)(args=arguments, prog_name="rtk", standalone_mode=False)
+        with _terminable():
+            code = typer.main.get_command(app)(args=arguments, prog_name="rtk", standalone_mode=False)
     except RtkError as error:
         _fail(f"error: {error}", error.exit_code)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f"\nTry '{context.command_path} --help'." if context else ""
         _fail(f"error: {error.format_message()}{hint}", 2)
+    except _Terminated:
+        _fail("stopped", 143)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped", 130)
     except BrokenPipeError:
