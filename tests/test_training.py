@@ -118,6 +118,24 @@ def test_bfloat16_needs_no_further_word_on_a_machine_without_an_accelerator(conf
         torch.testing.assert_close(mixed[name], value, atol=1e-2, rtol=0)
 
 
+def test_of_several_processes_one_says_what_was_written(
+    config: dict, run_on_ranks: Callable[..., None], tmp_path: Path
+):
+    file, script = tmp_path / "config.yaml", tmp_path / "script.py"
+    config["trainer"] |= {"max_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 2}
+    del config["evaluation"]
+    file.write_text(json.dumps(config))  # JSON is YAML
+    script.write_text(
+        "import contextlib, os, sys\n"
+        "from rtk.retrieval.cli.main import run\n"
+        "with open(sys.argv[1] + os.environ['RANK'], 'w') as said, contextlib.redirect_stdout(said):\n"
+        "    run(['train', sys.argv[2]])\n"
+    )
+    run_on_ranks(script, tmp_path / "said", file)
+    assert (tmp_path / "said0").read_text().startswith("written: ")
+    assert (tmp_path / "said1").read_text() == ""
+
+
 @pytest.mark.parametrize(("loss", "rate"), [("binary-cross-entropy", 3e-3), ("listnet", 1e-2)])
 def test_cross_encoder_training_learns_and_the_model_loads(config: dict, tiny_models: Path, loss: str, rate: float):
     config["trainer"] |= {"max_steps": 80, "per_device_train_batch_size": 6, "learning_rate": rate}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,8 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    with session(quiet=quiet):
+    alone = os.environ.get("RANK", "0") == "0"  # torchrun runs this in every process: one of them speaks
+    with session(quiet=quiet or not alone):
         from ..training.config import load_config, print_config
 
         resolved = load_config(config, overrides or [])
@@ -54,6 +56,8 @@ def command(
 
         output = train(resolved, overwrite=overwrite)
         record = read_json(output / "rtk-run.json")
+    if not alone:
+        return
     if json:
         emit_json({"output": str(output), **record})
     else:
