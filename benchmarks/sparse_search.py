@@ -7,11 +7,11 @@
 
 Documents and queries come from `sparse_model.py`'s generator, or are the real ones of a sparse index. Weights of both
 are whole hundredths, so that Lucene's results must equal the exact index's, scores included. Times of single queries
-are of the calling thread (time it spent on a processor), since other work may share the machine; engines take turns
-query by query. Memory is what the process grew by from before an engine was opened until it had searched all queries
-once: the pages of mapped files that were read are in it, and Lucene's Java heap, which the JVM fills as it likes. Where
-indexes are built in the same run, freed memory is used again and hides some of it: for memory run twice with one
---work-folder.
+are of the calling thread (time it spent on a processor), since other work may share the machine; Seismic's are of the
+whole process, because it searches in threads of its own. Engines take turns query by query. Memory is what the process
+grew by from before an engine was opened until it had searched all queries once: the pages of mapped files that were
+read are in it, and Lucene's Java heap, which the JVM fills as it likes. Where indexes are built in the same run, freed
+memory is used again and hides some of it: for memory run twice with one --work-folder.
 Aim: exact at least 8 times faster than Lucene's impact search on one thread, results equal.
 
 `--trade` has Seismic's curve instead: recall against exact and latency on one thread for every pair of `--query-cuts`
@@ -40,6 +40,7 @@ from rtk.indexes.base import Hits
 from rtk.indexes.dense import ordered_hits
 
 SHARD = 50_000
+CLOCKS = {"seismic": time.process_time}
 WHOLE = {"lucene": {"factor": 1, "query_factor": 1}}
 
 
@@ -121,18 +122,19 @@ def single(engine: str, index: Any, queries: csr_matrix, k: int) -> list[Callabl
 
 
 def latencies(
-    calls: dict[str, list[Callable[[], object]]], clock: Callable[[], float] = time.thread_time
+    calls: dict[str, list[Callable[[], object]]], clock: Callable[[], float] | None = None
 ) -> dict[str, np.ndarray]:
-    """Milliseconds of every query by the clock, engines in turns; the first queries are run once before."""
+    """Milliseconds of every query by the clock or each engine's own, in turns; the first queries run once before."""
     for of_engine in calls.values():
         for call in of_engine[:20]:
             call()
     taken: dict[str, list[float]] = {engine: [] for engine in calls}
     for number in range(len(next(iter(calls.values())))):
         for engine, of_engine in calls.items():
-            start = clock()
+            now = clock or CLOCKS.get(engine, time.thread_time)
+            start = now()
             of_engine[number]()
-            taken[engine].append(1000 * (clock() - start))
+            taken[engine].append(1000 * (now() - start))
     return {engine: np.asarray(values) for engine, values in taken.items()}
 
 
