@@ -135,9 +135,8 @@ def test_the_joint_objective_at_the_published_positions(run: dict[str, Any], gol
         loss = float(first_token_loss(scores, levels, valid, kind, dealt=True))
         if kind == "listnet":  # the published one adds 1e-10 to probabilities
             loss = float(list_net(scores, dealt_labels(scores, levels, valid), valid, epsilon=1e-10))
-        assert loss == pytest.approx(expected["rank"], rel=1e-5), (
-            name
-        )  # logits in float32 differ from processor to processor
+        # Logits are float32, and differ from processor to processor.
+        assert loss == pytest.approx(expected["rank"], rel=1e-5), name
         assert PUBLISHED_WEIGHTS[kind] == expected["weight_of_rank"]
         assert generation == pytest.approx(expected["generation_alone"], rel=1e-5)
         assert generation + PUBLISHED_WEIGHTS[kind] * loss == pytest.approx(expected["total"], rel=1e-6)

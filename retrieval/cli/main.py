@@ -1,6 +1,7 @@
 """`rtk`: the verbs in one application, and the one place where errors become exit codes.
 
-Exit codes: 0 done, 1 unexpected error, 2 bad arguments or configuration, 3 a missing extra or program, 4 bad input.
+Exit codes: 0 done, 1 unexpected error, 2 bad arguments or configuration, 3 a missing extra or program, 4 bad input, 5 a
+recipe whose number lies outside, 130 stopped by Ctrl-C, 143 terminated.
 """
 
 from __future__ import annotations
