@@ -102,7 +102,7 @@ def build_lexical(out: str | Path, ids: Ids, texts: Callable[[int, int], Sequenc
     Args:
         out: the index folder.
         ids: row → document id.
-        texts: gives the texts of rows start:stop; called for `plan.shard_size` rows at a time, in order.
+        texts: gives the texts of rows start:stop; called for at most `plan.shard_size` rows at a time, in order.
         plan: what to build; its similarity, dtype and executor have no meaning here.
 
     Raises: as `build_dense`. An interrupted build starts again from the first document.

@@ -133,25 +133,27 @@ def build_lexical(
             path.unlink()
     target.mkdir(exist_ok=True)
     if len(ids):
-        add_documents(target, ids, texts, append=False)
+        add_documents(target, ids, texts, append=False, batch=min(plan.shard_size, _BATCH))
     versions = {name: importlib.metadata.version(name) for name in ("pyserini", "pyjnius")}
     return {"settings": settings, "versions": versions, "keep_vectors": False}
 
 
-def add_documents(target: Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], *, append: bool) -> None:
-    """Add documents to a Lucene folder, one thread, in order."""
+def add_documents(
+    target: Path, ids: Ids, texts: Callable[[int, int], Sequence[str]], *, append: bool, batch: int = _BATCH
+) -> None:
+    """Add documents to a Lucene folder, one thread, in order, `batch` of them at a time."""
     document = autoclass("io.anserini.collection.JsonCollection$Document")
     with java_errors(f"indexing into {target}"):
         indexer = autoclass("io.anserini.index.SimpleIndexer")(str(target), append, 1)
     added = 0
     try:
         with task("index", len(ids)) as advance:
-            for start in range(0, len(ids), _BATCH):
-                stop = min(start + _BATCH, len(ids))
+            for start in range(0, len(ids), batch):
+                stop = min(start + batch, len(ids))
                 pairs = zip(ids[start:stop], texts(start, stop), strict=True)
                 with java_errors(f"indexing documents {start} to {stop}"):
-                    batch = [document.fromFields(name, text) for name, text in pairs]
-                    added += int(indexer.addJsonDocuments(batch))
+                    documents = [document.fromFields(name, text) for name, text in pairs]
+                    added += int(indexer.addJsonDocuments(documents))
                 advance(stop - start)
     finally:
         with java_errors(f"committing {target}"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -173,36 +173,36 @@ def test_pyserini_itself_searches_our_faiss_index(tmp_path: Path) -> None:
     assert done.stdout.split() == ids.take(index.search(vectors[3:4], 3).rows[0])
 
 
-_BUILDER = """
-import sys, time
-from pathlib import Path
+_KILLED = """
+import os, signal, sys
 from rtk.ids import Ids
-from rtk.indexes import BuildPlan, build_lexical, parse_backend
+from rtk.indexes import BuildPlan, build_lexical, lucene_index, parse_backend
+
+out, moment = sys.argv[1:]
+add_documents = lucene_index.add_documents
 
 def texts(start, stop):
-    Path(sys.argv[2]).touch()
-    time.sleep(0.3)
+    if moment == "among documents" and start == 60:
+        os.kill(os.getpid(), signal.SIGKILL)
     return [f"word{row} word{row % 7} common" for row in range(start, stop)]
 
-build_lexical(sys.argv[1], Ids([f"d{row}" for row in range(400)]), texts,
+def then_killed(*arguments, **named):
+    add_documents(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if moment == "after its commit":
+    lucene_index.add_documents = then_killed
+build_lexical(out, Ids([f"d{row}" for row in range(400)]), texts,
               plan=BuildPlan(parse_backend("lucene"), shard_size=20))
 """
 
 
-@pytest.mark.parametrize("after", [0.0, 0.6])
-def test_kill_9_while_indexing_and_run_again(tmp_path: Path, after: float) -> None:
+@pytest.mark.parametrize("moment", ["among documents", "after its commit"])
+def test_kill_9_while_indexing_and_run_again(tmp_path: Path, moment: str) -> None:
     """A killed build leaves no index; the same plan starts over and ends equal in count and hits to a whole one."""
-    out, begun = tmp_path / "cut", tmp_path / "begun"
-    process = subprocess.Popen([sys.executable, "-c", _BUILDER, str(out), str(begun)])
-    try:
-        deadline = time.monotonic() + 60
-        while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(after)
-    finally:
-        process.kill()
-        process.wait()
-    assert begun.exists()
+    out = tmp_path / "cut"
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(out), moment], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (out / "manifest.json").exists()
     with pytest.raises(RtkError, match=r"unfinished|building"):
         open_index(out)
