@@ -45,6 +45,7 @@ TERMS: list[tuple[str, dict[str, Any]]] = [
     ("in-batch-margin-mse", {"teacher": "multi_vector"}),
     ("in-batch-lambda", {"teacher": "multi_vector", "k": 7}),  # ties in the first 7 differ from query to query
     ("in-batch-lambda", {"teacher": "multi_vector", "scheme": "ndcg-loss1"}),
+    ("in-batch-ensemble-kl", {"teachers": ["multi_vector", "dense", "sparse"]}),
     ("star", {"similarity": "dot"}),
     ("margin-mse", {"teacher": "t"}),
     ("margin-mse", {"teacher": ["t", "u"], "similarity": "dot"}),
@@ -87,8 +88,11 @@ def whole_batch() -> tuple[list[torch.Tensor], dict[str, Any]]:
 
 def with_models(options: dict[str, Any], models: str | Path) -> dict[str, Any]:
     """`guide` and the teachers in the batch are folders of `models`."""
-    names = ("dense", "multi_vector")
-    return {key: str(Path(models) / value) if value in names else value for key, value in options.items()}
+
+    def folder(value: Any) -> Any:
+        return str(Path(models) / value) if value in ("dense", "multi_vector", "sparse") else value
+
+    return {key: list(map(folder, value)) if key == "teachers" else folder(value) for key, value in options.items()}
 
 
 def module_of(name: str, options: dict[str, Any], models: str | Path) -> InBatchLoss:
@@ -148,11 +152,13 @@ def by_two(run_on_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathF
 def test_two_processes_make_the_value_and_gradient_of_one(by_two: list[Any], tiny_models: Path, number: int):
     expected = values_and_gradients(*TERMS[number], tiny_models, slice(None))
     ranks = [found[number] for found in by_two]
-    assert np.mean([rank[0] for rank in ranks]) == pytest.approx(expected[0], rel=1e-9)
+    # Sparse teachers' scores are sums in float32, whose order a matrix product chooses by its shape.
+    loose = 100 if "teachers" in TERMS[number][1] else 1
+    assert np.mean([rank[0] for rank in ranks]) == pytest.approx(expected[0], rel=loose * 1e-9)
     # Data-parallel training takes the mean over processes, so each has twice the gradient of its own slots.
     for column, gradient in enumerate(expected[1]):
         halves = np.concatenate([rank[1][column] for rank in ranks]) / 2
-        np.testing.assert_allclose(halves, gradient, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(halves, gradient, rtol=loose * 1e-8, atol=1e-8 if loose > 1 else 1e-12)
     for at, gradient in enumerate(expected[2]):
         assert np.mean([rank[2][at] for rank in ranks]) == pytest.approx(gradient, rel=1e-8)
 

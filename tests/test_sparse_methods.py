@@ -87,6 +87,21 @@ def test_documents_learn_the_queries_words(static, mode):
     assert np.allclose(encoder.encode_document(WORDS[:2]).toarray(), theirs, atol=1e-6)
 
 
+def test_teachers_beside_the_model_need_no_stored_scores(static, tiny_models):
+    """A table of queries and documents of a network, taught by a dense, a sparse and a late-interaction model at once."""
+    teachers = [str(tiny_models / name) for name in ("dense", "sparse", "multi_vector")]
+    static["data"]["runs"] = {}
+    static["sampling"] = {"negatives": 0}
+    static["trainer"] |= {"save_strategy": "steps", "save_steps": 80}
+    penalty = {"name": "flops", "weight": 1e-3, "steps": 10, "grouping": "by-rank"}
+    term = {"name": "in-batch-ensemble-kl", "similarity": "dot", "teachers": teachers}
+    folder = train(load_config({**static, "loss": [term, penalty]}))
+    state = json.loads((folder / "checkpoints" / "checkpoint-80" / "trainer_state.json").read_text())
+    found = [entry for entry in state["log_history"] if term["name"] in entry]
+    assert found[-1][term["name"]] < 0.5 * found[0][term["name"]]
+    assert found[-1]["in-batch-ensemble-kl-constant-teachers"] == 0
+
+
 def test_a_trained_table_has_its_own_learning_rate(static, tmp_path):
     static["trainer"] |= {"max_steps": 3}
     still = train(load_config({**static, "idf": {"trainable": True, "learning_rate": 1e-9}}))

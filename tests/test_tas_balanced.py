@@ -18,8 +18,12 @@ from rtk.errors import ConfigError, DataError
 from rtk.eval.files import write_run
 from rtk.eval.run import Run
 from rtk.retrieval.encoders.load import load_encoder
+from rtk.retrieval.losses.batch import DenseBatch
+from rtk.retrieval.losses.context import LossContext
+from rtk.retrieval.losses.dense_terms import DENSE_TERMS
 from rtk.retrieval.losses.distillation import in_batch_margin_mse
 from rtk.retrieval.losses.in_batch_teacher import InBatchTeacher, late_interaction_scores
+from rtk.retrieval.losses.options import LOSSES
 from rtk.retrieval.sampling import read_clusters
 from rtk.retrieval.training.config import load_config, print_config
 
@@ -172,11 +176,84 @@ def test_a_dense_teacher_gives_its_own_similarity(tiny_models: Path):
     np.testing.assert_allclose(found.numpy(), asked @ read.T, atol=1e-5)
 
 
-def test_a_teacher_of_another_kind_is_refused(tiny_models: Path):
-    with pytest.raises(ConfigError, match="is a sparse encoder; expected a MultiVectorEncoder"):
-        InBatchTeacher(str(tiny_models / "sparse"))
+def test_a_sparse_teacher_gives_its_products(tiny_models: Path):
+    queries, documents = ["file list", "cell"], [["file the list", "wing"], ["cell gene of heat flow", "query"]]
+    encoder = load_encoder(str(tiny_models / "sparse"))
+    asked = encoder.encode_query(queries)
+    read = encoder.encode_document([row[column] for column in range(2) for row in documents])
+    found = InBatchTeacher(str(tiny_models / "sparse")).scores(queries, documents, torch.device("cpu"))
+    np.testing.assert_allclose(found.numpy(), (asked @ read.T).toarray(), rtol=1e-5)
+
+
+def test_an_inference_free_teacher_has_no_queries_to_cut(tiny_models: Path, tmp_path: Path):
+    from sentence_transformers import SparseEncoder
+
+    from rtk.retrieval.encoders.idf import uniform_idf
+    from rtk.retrieval.encoders.inference_free import inference_free
+
+    model = SparseEncoder(str(tiny_models / "sparse"), device="cpu")
+    inference_free(model, uniform_idf(model.tokenizer)).save_pretrained(str(tmp_path / "free"))
+    teacher = InBatchTeacher(str(tmp_path / "free"), query_length=2, document_length=3)
+    assert teacher.encoder.document.length == 3
+    query = "file list text cell"  # a bag, read whole
+    found = teacher.scores([query], [["file list text cell gene"]], torch.device("cpu"))
+    encoder = teacher.encoder
+    expected = encoder.encode_query([query]) @ encoder.encode_document(["file list text cell gene"]).T
+    assert encoder.encode_query([query]).nnz == 4
+    assert found.item() == pytest.approx(expected[0, 0], rel=1e-5)
+
+
+def test_a_teacher_that_expands_queries_keeps_its_width(tiny_models: Path, tiny_multi_vector: Any, tmp_path: Path):
+    """As ColBERT does, whatever the student reads."""
+    tiny_multi_vector[0].query_expansion = {"strategy": "fixed", "length": 12}
+    tiny_multi_vector.save_pretrained(str(tmp_path / "expanding"), create_model_card=False)
+    teacher = InBatchTeacher(str(tmp_path / "expanding"), query_length=5, document_length=5)
+    plain = load_encoder(str(tmp_path / "expanding"))
+    asked, read = plain.encode_query(["file list"])[0], teacher.encoder.encode_document(["cell gene of heat flow"])[0]
+    assert len(asked) == 12
+    found = teacher.scores(["file list"], [["cell gene of heat flow"]], torch.device("cpu"))
+    assert found.item() == pytest.approx((asked @ read.T).max(axis=1).sum(), abs=1e-4)
+
+
+def test_a_teacher_by_distance_and_one_that_is_not_there_are_refused(tiny_models: Path, tmp_path: Path):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_models / "dense"), device="cpu", similarity_fn_name="euclidean")
+    model.save_pretrained(str(tmp_path / "distance"), create_model_card=False)
+    with pytest.raises(ConfigError, match="compares by euclidean"):
+        InBatchTeacher(str(tmp_path / "distance"))
     with pytest.raises(ConfigError, match="no encoder at"):
         InBatchTeacher("/no/such/model")
+
+
+def test_unlike_teachers_of_the_batch_are_brought_together(tiny_models: Path):
+    """Each over all documents of the batch; one that says the same of all of them is counted and left out."""
+    names = ["multi_vector", "dense", "sparse"]
+    paths = tuple(str(tiny_models / name) for name in names)
+    texts = {
+        "query_texts": ["file list", "cell"],
+        "document_texts": [["file the list", "wing"], ["cell gene", "query"]],
+    }
+    options = LOSSES["in-batch-ensemble-kl"].options(
+        name="in-batch-ensemble-kl", teachers=paths, teacher_scale=10, similarity="dot"
+    )
+    context = LossContext(torch.nn.Linear(2, 2))
+    generator = torch.Generator().manual_seed(0)
+    queries, vectors = torch.randn(2, 6, generator=generator), torch.randn(4, 6, generator=generator)
+    own = torch.tensor([[0, 2], [1, 3]])
+
+    def cost(side: dict[str, Any]) -> torch.Tensor:
+        batch = DenseBatch(queries, vectors, own, {**side, "number": torch.zeros(2)})
+        return DENSE_TERMS["in-batch-ensemble-kl"](options, context)(batch)
+
+    columns = torch.stack([InBatchTeacher(path).scores(*texts.values(), torch.device("cpu")) for path in paths])
+    low, high = columns.amin(dim=2, keepdim=True), columns.amax(dim=2, keepdim=True)
+    target = (10 * (columns - low) / (high - low + 1e-6)).mean(dim=0).softmax(dim=1)
+    expected = (target * (target.log() - (queries @ vectors.T).log_softmax(dim=1))).sum(dim=1).mean()
+    assert cost(texts).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert context.metrics.take()["in-batch-ensemble-kl-constant-teachers"] == 0
+    cost({**texts, "document_texts": [["file", "file"], ["file", "file"]]})
+    assert context.metrics.take()["in-batch-ensemble-kl-constant-teachers"] == len(paths) * 2
 
 
 def test_a_teacher_equal_to_the_student_costs_nothing_and_constants_cost_nothing():
@@ -206,12 +283,21 @@ def test_training_fits_both_teachers_and_leaves_its_record(config: dict[str, Any
     assert SentenceTransformer(str(output), device="cpu").encode(["file"]).shape == (1, 32)
 
 
-@pytest.mark.parametrize(("name", "teacher"), [("in-batch-kl", None), ("in-batch-margin-mse", "dense")])
+@pytest.mark.parametrize(
+    ("name", "teachers"),
+    [
+        ("in-batch-kl", ["multi_vector"]),
+        ("in-batch-margin-mse", ["dense"]),
+        ("in-batch-ensemble-kl", ["dense", "sparse"]),
+    ],
+)
 def test_the_in_batch_teacher_alone_is_learnt(
-    config: dict[str, Any], tiny_models: Path, name: str, teacher: str | None
+    config: dict[str, Any], tiny_models: Path, name: str, teachers: list[str]
 ):
-    given = {"teacher": str(tiny_models / teacher)} if teacher else {}
-    config["loss"] = [{**config["loss"][1], "name": name, **given}]
+    paths = [str(tiny_models / teacher) for teacher in teachers]
+    config["loss"] = [
+        {"name": name, "similarity": "dot", **({"teacher": paths[0]} if len(paths) == 1 else {"teachers": paths})}
+    ]
     output = train({**config, "evaluation": None}, *FASTER)
     found = logs(output)
     assert found[-1][name] < 0.3 * found[0][name]

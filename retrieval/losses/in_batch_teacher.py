@@ -1,8 +1,9 @@
-"""A teacher that scores all documents of the batch on the fly, and the terms that learn from it.
+"""Teachers that score all documents of the batch on the fly, and the terms that learn from them.
 
 This is the second teacher of TAS-Balanced (Hofstätter et al. 2021, section 3.3). Scores are
 Σ_i max_j q_i · d_j over the real tokens of the pair; the published code masks the documents of a batch along the wrong
-axis, so that pair (i, j) is scored with the padding of document i. A dense encoder is a teacher with one vector a text.
+axis, so that pair (i, j) is scored with the padding of document i. A dense or a sparse encoder is a teacher with one
+vector a text. Several unlike ones teach together as in `ensemble` (Geng et al., arXiv 2411.04403).
 """
 
 from __future__ import annotations
@@ -17,15 +18,23 @@ from sentence_transformers.util.distributed import get_rank, get_world_size
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ..encoders.sides import Task, transformer_of
 from .batch import DenseBatch, DenseTerm, Scorer
 from .context import LossContext
 from .distillation import in_batch_margin_mse, kl_distillation, teacher_grades
+from .ensemble import ensemble_targets
 from .gathering import mean_over_all
-from .options import InBatchKLOptions, InBatchLambdaOptions, InBatchTeacherOptions, LossOptions
+from .options import (
+    InBatchEnsembleOptions,
+    InBatchKLOptions,
+    InBatchLambdaOptions,
+    InBatchTeacherOptions,
+    LossOptions,
+)
 from .ranking import Lambda, lambda_sums, list_net
 
 if TYPE_CHECKING:
-    from ..encoders.adapters import DenseAdapter, MultiVectorAdapter
+    from ..encoders.adapters import DenseAdapter, MultiVectorAdapter, SparseAdapter
 
 __all__ = ["IN_BATCH_TEACHER_TERMS", "InBatchTeacher", "late_interaction_scores"]
 
@@ -64,38 +73,35 @@ class InBatchTeacher:
     """A frozen encoder; deliberately no module, so that no loss trains, saves or moves it.
 
     Args:
-        model: path or hub id of a sentence-transformers MultiVectorEncoder or SentenceTransformer, or "minilm".
-        query_length, document_length: most tokens of each side, where the model's own limit is not lower.
+        model: path or hub id of a sentence-transformers MultiVectorEncoder, SentenceTransformer or SparseEncoder, or
+            "minilm".
+        query_length, document_length: most tokens of each side, where the model's own limit is not lower, and where
+            there is something to cut: no side without a network, no queries that are expanded to a width of their own.
         chunk: texts encoded at once.
 
     Raises:
-        ConfigError: no such model, or one of another kind.
+        ConfigError: no such model, or one that compares vectors by a distance.
     """
 
     def __init__(
         self, model: str, *, query_length: int | None = None, document_length: int | None = None, chunk: int = 32
     ) -> None:
-        from ..encoders.adapters import DenseAdapter, MultiVectorAdapter, as_encoder
+        from ..encoders.adapters import MultiVectorAdapter, as_encoder
         from ..encoders.load import load_encoder
 
         encoder = load_encoder(model)
-        if not isinstance(encoder, MultiVectorAdapter | DenseAdapter):
-            raise ConfigError(
-                f"the in-batch teacher {model!r} is a {encoder.kind} encoder; expected a MultiVectorEncoder (late "
-                "interaction) or a dense one, which score all pairs of a batch from one encoding of each text"
-            )
-        if isinstance(encoder, DenseAdapter) and encoder.similarity not in ("dot", "cosine"):
+        if not isinstance(encoder, MultiVectorAdapter) and encoder.similarity not in ("dot", "cosine"):
             raise ConfigError(
                 f"the in-batch teacher {model!r} compares by {encoder.similarity}; expected dot or cosine, whose "
                 "margins a student can be held against"
             )
         cut = as_encoder(
             encoder.model,
-            query_length=_shorter(query_length, encoder.query.length),
-            document_length=_shorter(document_length, encoder.document.length),
+            query_length=_cut(encoder, "query", query_length),
+            document_length=_cut(encoder, "document", document_length),
             name=model,
         )
-        self.encoder = cast("MultiVectorAdapter | DenseAdapter", cut)
+        self.encoder = cast("MultiVectorAdapter | DenseAdapter | SparseAdapter", cut)
         self.encoder.model.requires_grad_(False)
         self.chunk = chunk
 
@@ -131,20 +137,27 @@ class InBatchTeacher:
         return by_column.reshape(size, -1)  # (B, 1 + k, processes, B) by its last three
 
     def _tokens(self, texts: Sequence[str], *, query: bool) -> list[Tensor]:
-        """The vectors (tokens, dim) of each text, on the model's device; of a dense encoder one, (1, dim)."""
+        """The vectors (tokens, dim) of each text, on the model's device; of dense and sparse encoders one, (1, dim)."""
         side = self.encoder.query if query else self.encoder.document
         arguments = {"batch_size": self.chunk, "show_progress_bar": False, **side.arguments()}
         model = cast(Any, self.encoder.model)
         if self.encoder.kind == "multi-vector":
             return cast("list[Tensor]", model.encode(list(texts), **arguments))
+        if self.encoder.kind == "sparse":
+            arguments |= {"convert_to_sparse_tensor": False}
         dense = cast(Tensor, model.encode(list(texts), convert_to_tensor=True, **arguments)).float()
         if self.encoder.similarity == "cosine":
             dense = nn.functional.normalize(dense, dim=-1)
         return list(dense.unsqueeze(1))
 
 
-def _shorter(wanted: int | None, own: int | None) -> int | None:
-    return min((length for length in (wanted, own) if length is not None), default=None)
+def _cut(encoder: MultiVectorAdapter | DenseAdapter | SparseAdapter, task: Task, wanted: int | None) -> int | None:
+    """How many tokens of a side to read, None for as many as the model itself does."""
+    reader = transformer_of(encoder.model, task)
+    if wanted is None or reader is None or (task == "query" and reader.query_expansion):
+        return None
+    own = (encoder.query if task == "query" else encoder.document).length
+    return wanted if own is None else min(wanted, own)
 
 
 def _gathered(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -166,27 +179,37 @@ def _gathered(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class _InBatchTeacherTerm(nn.Module):
-    """A cost of the student's (B, D) scores against the teacher's.
+    """A cost of the student's (B, D) scores against the teachers'.
 
     Args:
         cost: (student, teacher, own columns) → a scalar.
+        teachers: their paths or hub ids.
+        join: (K, B, D) scores of the teachers → (B, D); None for a single one.
     """
 
     wants_texts = True
 
     def __init__(
-        self, cost: Callable[[Tensor, Tensor, Tensor], Tensor], options: InBatchTeacherOptions, context: LossContext
+        self,
+        cost: Callable[[Tensor, Tensor, Tensor], Tensor],
+        options: InBatchTeacherOptions | InBatchEnsembleOptions,
+        context: LossContext,
+        teachers: Sequence[str],
+        join: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.scorer = Scorer(options)
         lengths = getattr(context.config, "lengths", None)
-        self._teacher = InBatchTeacher(
-            options.teacher,
-            query_length=getattr(lengths, "query", None),
-            document_length=getattr(lengths, "document", None),
-            chunk=options.chunk,
-        )
-        self._cost, self._log, self._name = cost, context.log, options.name
+        self._teachers = [
+            InBatchTeacher(
+                teacher,
+                query_length=getattr(lengths, "query", None),
+                document_length=getattr(lengths, "document", None),
+                chunk=options.chunk,
+            )
+            for teacher in teachers
+        ]
+        self._cost, self._join, self._log, self._name = cost, join, context.log, options.name
         self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, batch: DenseBatch) -> Tensor:
@@ -198,23 +221,30 @@ class _InBatchTeacherTerm(nn.Module):
         return self._cost(student, teacher, batch.own)
 
     def _scores(self, batch: DenseBatch) -> Tensor:
-        """The teacher's scores of the batch; asked for once where several truncations of the vectors ask."""
+        """The teachers' scores of the batch; asked for once where several truncations of the vectors ask."""
         number = batch.side["number"]
         if self._last is None or self._last[0] is not number:
-            texts = cast(Any, batch.side)
-            scores = self._teacher.scores(texts["query_texts"], texts["document_texts"], batch.queries.device)
-            self._last = number, scores
+            texts, device = cast(Any, batch.side), batch.queries.device
+            columns = [
+                teacher.scores(texts["query_texts"], texts["document_texts"], device) for teacher in self._teachers
+            ]
+            self._last = number, columns[0] if self._join is None else self._join(torch.stack(columns))
         return self._last[1]
 
 
+def _one(
+    options: LossOptions, context: LossContext, cost: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> _InBatchTeacherTerm:
+    chosen = cast(InBatchTeacherOptions, options)
+    return _InBatchTeacherTerm(cost, chosen, context, [chosen.teacher])
+
+
 def _margin_mse(options: LossOptions, context: LossContext) -> DenseTerm:
-    return _InBatchTeacherTerm(in_batch_margin_mse, cast(InBatchTeacherOptions, options), context)
+    return _one(options, context, in_batch_margin_mse)
 
 
 def _list_net(options: LossOptions, context: LossContext) -> DenseTerm:
-    return _InBatchTeacherTerm(
-        lambda student, teacher, own: list_net(student, teacher), cast(InBatchTeacherOptions, options), context
-    )
+    return _one(options, context, lambda student, teacher, own: list_net(student, teacher))
 
 
 def _lambda(options: LossOptions, context: LossContext) -> DenseTerm:
@@ -225,7 +255,7 @@ def _lambda(options: LossOptions, context: LossContext) -> DenseTerm:
         grades, known = teacher_grades(teacher)
         return mean_over_all(*lambda_sums(student, grades, known, settings))
 
-    return _InBatchTeacherTerm(cost, chosen, context)
+    return _one(chosen, context, cost)
 
 
 def _kl(options: LossOptions, context: LossContext) -> DenseTerm:
@@ -236,10 +266,26 @@ def _kl(options: LossOptions, context: LossContext) -> DenseTerm:
             student, teacher, temperature=chosen.temperature, teacher_temperature=chosen.teacher_temperature
         )
 
-    return _InBatchTeacherTerm(cost, chosen, context)
+    return _one(chosen, context, cost)
+
+
+def _ensemble(options: LossOptions, context: LossContext) -> DenseTerm:
+    """See `ensemble.ensemble_distillation`; a query's candidates are all documents of the batch."""
+    chosen = cast(InBatchEnsembleOptions, options)
+
+    def join(columns: Tensor) -> Tensor:
+        targets, dropped = ensemble_targets(columns, scale=chosen.teacher_scale)
+        context.count(f"{chosen.name}-constant-teachers", int(dropped.sum()))
+        return targets
+
+    def cost(student: Tensor, teacher: Tensor, own: Tensor) -> Tensor:
+        return kl_distillation(student, teacher)
+
+    return _InBatchTeacherTerm(cost, chosen, context, chosen.teachers, join)
 
 
 IN_BATCH_TEACHER_TERMS: dict[str, Callable[[LossOptions, LossContext], DenseTerm]] = {
+    "in-batch-ensemble-kl": _ensemble,
     "in-batch-kl": _kl,
     "in-batch-lambda": _lambda,
     "in-batch-listnet": _list_net,

@@ -245,13 +245,13 @@ class LambdaOptions(ScoredOptions):
 
 
 class InBatchTeacherOptions(ScoredOptions):
-    """A teacher that scores all documents of the batch while training: by late interaction as published, or dense.
+    """A teacher that scores all documents of the batch while training: by late interaction as published, or a vector.
 
     Attributes:
         weight: 0.75 belongs to the published code's scaling of the in-batch Margin-MSE.
         similarity: the student's; its scores must reach the teacher's margins, as dot products do. A cosine learns its
             scale unless told otherwise.
-        teacher: path or hub id of a sentence-transformers MultiVectorEncoder, or of a SentenceTransformer.
+        teacher: path or hub id of a sentence-transformers MultiVectorEncoder, SentenceTransformer or SparseEncoder.
         chunk: texts that it encodes at once.
     """
 
@@ -284,6 +284,20 @@ class InBatchKLOptions(InBatchTeacherOptions):
     teacher_temperature: PositiveFloat | None = None
 
 
+class InBatchEnsembleOptions(ScoredOptions):
+    """KL against the mean of unlike teachers over all documents of the batch, each brought to [0, 1] among them.
+
+    Attributes:
+        teachers: paths or hub ids of MultiVectorEncoders, SentenceTransformers or SparseEncoders.
+        teacher_scale: S.
+        chunk: texts that a teacher encodes at once.
+    """
+
+    teachers: tuple[str, ...] = Field(min_length=1)
+    teacher_scale: PositiveFloat = 30.0
+    chunk: PositiveInt = 32
+
+
 @dataclass(frozen=True)
 class LossEntry:
     """A registered loss: who can use it and what it can be told.
@@ -307,6 +321,7 @@ _VECTORS: tuple[Family, ...] = ("bi-encoder", "sparse-encoder")
 _ALL: tuple[Family, ...] = (*_VECTORS, "cross-encoder")
 LOSSES: dict[str, LossEntry] = {
     "adore": LossEntry(("bi-encoder",), AdoreOptions, alone=True, searches=True),
+    "in-batch-ensemble-kl": LossEntry(_VECTORS, InBatchEnsembleOptions),
     "in-batch-kl": LossEntry(_VECTORS, InBatchKLOptions),
     "in-batch-lambda": LossEntry(_VECTORS, InBatchLambdaOptions),
     "in-batch-listnet": LossEntry(_VECTORS, InBatchTeacherOptions),
