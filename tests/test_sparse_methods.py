@@ -88,7 +88,7 @@ def test_documents_learn_the_queries_words(static, mode):
 
 
 def test_teachers_beside_the_model_need_no_stored_scores(static, tiny_models):
-    """A table of queries and documents of a network, taught by a dense, a sparse and a late-interaction model at once."""
+    """A table of queries, documents of a network, taught by a dense, a sparse and a late-interaction model at once."""
     teachers = [str(tiny_models / name) for name in ("dense", "sparse", "multi_vector")]
     static["data"]["runs"] = {}
     static["sampling"] = {"negatives": 0}
