@@ -189,17 +189,21 @@ def test_an_inference_free_teacher_has_no_queries_to_cut(tiny_models: Path, tmp_
     from sentence_transformers import SparseEncoder
 
     from rtk.retrieval.encoders.idf import uniform_idf
-    from rtk.retrieval.encoders.inference_free import inference_free
+    from rtk.retrieval.encoders.inference_free import inference_free, static_side
 
     model = SparseEncoder(str(tiny_models / "sparse"), device="cpu")
-    inference_free(model, uniform_idf(model.tokenizer)).save_pretrained(str(tmp_path / "free"))
+    free = inference_free(model, uniform_idf(model.tokenizer))
+    table = static_side(free, "query")
+    assert table is not None
+    table.weight.data[model.tokenizer.convert_tokens_to_ids("cell")] = -2.0  # below 0 counts as 0
+    free.save_pretrained(str(tmp_path / "free"))
     teacher = InBatchTeacher(str(tmp_path / "free"), query_length=2, document_length=3)
     assert teacher.encoder.document.length == 3
     query = "file list text cell"  # a bag, read whole
     found = teacher.scores([query], [["file list text cell gene"]], torch.device("cpu"))
     encoder = teacher.encoder
     expected = encoder.encode_query([query]) @ encoder.encode_document(["file list text cell gene"]).T
-    assert encoder.encode_query([query]).nnz == 4
+    assert encoder.encode_query([query]).nnz == 3
     assert found.item() == pytest.approx(expected[0, 0], rel=1e-5)
 
 

@@ -144,8 +144,10 @@ class InBatchTeacher:
         if self.encoder.kind == "multi-vector":
             return cast("list[Tensor]", model.encode(list(texts), **arguments))
         if self.encoder.kind == "sparse":
-            arguments |= {"convert_to_sparse_tensor": False}
+            arguments["convert_to_sparse_tensor"] = False
         dense = cast(Tensor, model.encode(list(texts), convert_to_tensor=True, **arguments)).float()
+        if self.encoder.kind == "sparse":
+            dense = dense.relu()  # weights of a learned table that are below 0 count as 0 in a search too
         if self.encoder.similarity == "cosine":
             dense = nn.functional.normalize(dense, dim=-1)
         return list(dense.unsqueeze(1))
