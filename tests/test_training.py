@@ -224,6 +224,17 @@ def test_patience_goes_on_counting_after_a_stop(config: dict, interrupted: Calla
     assert (halves["steps"], halves["best_step"]) == (whole["steps"], whole["best_step"])
 
 
+def test_a_step_is_told_in_five_digits(caplog: pytest.LogCaptureFixture):
+    from types import SimpleNamespace
+
+    from rtk.retrieval.training.loops import Progress
+
+    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=7)
+    with caplog.at_level("INFO"):
+        Progress().on_log(None, state, None, logs={"loss": 0.2838465174039205, "learning_rate": 9.25926e-05, "left": 3})
+    assert "step 7: loss 0.28385, learning_rate 9.2593e-05, left 3" in caplog.text
+
+
 def test_a_learned_scale_is_not_decayed(config: dict):
     """It has no zero to go to: towards 1 would be as arbitrary as towards 20."""
     config |= {"loss": [{"name": "infonce", "learn_scale": True}], "evaluation": None}

@@ -56,9 +56,11 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            _LOG.info(
-                "step %d: %s", state.global_step, ", ".join(f"{key} {value}" for key, value in (logs or {}).items())
+            told = (
+                f"{key} {value:.5g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in (logs or {}).items()
             )
+            _LOG.info("step %d: %s", state.global_step, ", ".join(told))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stack.close()
